@@ -1,0 +1,166 @@
+"""The nouns that travel between stages, and the axis letters used everywhere.
+
+Axis letters in shapes: ``T`` video frames, ``S`` sound samples, ``K`` sound channels, ``H W`` a
+source picture, ``h w`` a crop, ``C`` colour or latent channels, ``L`` tokens or landmarks,
+``D`` feature width.
+
+Pictures are RGB ``uint8`` unless a docstring says otherwise. Coordinates are ``(x, y)`` in source
+pixels with the centre of the top-left pixel at ``(0, 0)``. A mask is 1 where we may paint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LengthPolicy = Literal["auto", "cut", "bounce", "loop", "hold", "silence", "stretch"]
+MissingPolicy = Literal["pass", "error"]
+DraftMode = Literal["auto", "units", "warp"]
+
+
+class Progress(Protocol):
+    """What a stage calls while it works. It may raise to cancel; let that through."""
+
+    def __call__(self, done: int, total: int, preview: np.ndarray | None = None) -> None: ...
+
+
+Stages = Callable[[str], Progress]
+"""Given the name of a stage that begins, returns the callable that follows its progress."""
+
+
+class Picture(Protocol):
+    """One upright source frame, read lazily so that nobody converts pixels that nobody looks at."""
+
+    @property
+    def index(self) -> int:
+        """Number of the frame in the clip, from 0."""
+        ...
+
+    @property
+    def time(self) -> Fraction:
+        """Seconds since the first frame of the clip."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)`` in pixels, after rotation."""
+        ...
+
+    def rgb(self) -> np.ndarray:
+        """The whole picture, ``(H, W, 3)`` uint8."""
+        ...
+
+    def region(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """``(y1-y0, x1-x0, 3)`` uint8 RGB; outside the picture the edge is repeated."""
+        ...
+
+    def luma(self, long_side: int) -> np.ndarray:
+        """``(h, w)`` uint8 full-range brightness, longer side at most ``long_side``.
+
+        Both axes are reduced by the same factor ``w / W`` (area average), never enlarged.
+        """
+        ...
+
+    def reduced(self, long_side: int) -> np.ndarray:
+        """``(h, w, 3)`` uint8 RGB of the same size as ``luma(long_side)``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audio:
+    """Sound in memory."""
+
+    samples: np.ndarray
+    """``(K, S)`` float32, nominally -1..1."""
+    rate: int
+    """Samples per second."""
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds, exact."""
+        return Fraction(self.samples.shape[1], self.rate)
+
+
+class Voice(Protocol):
+    """A voice track of any length, read in blocks so that memory does not grow with it."""
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds, exact."""
+        ...
+
+    def blocks(self, rate: int) -> Iterator[np.ndarray]:
+        """The sound mixed to one channel at ``rate`` samples per second, from the beginning.
+
+        Consecutive ``(S,)`` float32 blocks of about a second, nominally -1..1.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceTrack:
+    """One person through the clip, one row per source frame."""
+
+    points: np.ndarray
+    """``(T, 5, 2)`` float32: eye, eye, nose, mouth corner, mouth corner, left of the picture first.
+
+    Finite on every row where ``present``; elsewhere the last known shape, not to be trusted.
+    """
+    boxes: np.ndarray
+    """``(T, 4)`` float32 ``x0 y0 x1 y1``."""
+    present: np.ndarray
+    """``(T,)`` bool: the face can be painted here. Short gaps are filled and count as present."""
+    strength: np.ndarray
+    """``(T,)`` float32 0..1: how far the new mouth is faded in; ramps at the ends of a stretch."""
+    shots: np.ndarray
+    """``(T,)`` int32: number of the shot each frame belongs to; nothing is smoothed across two."""
+    detector: str
+    """The row of ``DETECTORS`` that found the face."""
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.present)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every choice of a dub, with its default. Command line, Python and nodes all read it here."""
+
+    engine: str = "auto"
+    """A row of ``ENGINES``, or ``auto``: the best one that is ready on this machine."""
+    detector: str = "auto"
+    """A row of ``DETECTORS``, or ``auto``: the best one that is present."""
+    face: str = "largest"
+    """``largest``, ``left``, ``right``, ``index:N``, ``point:x,y[@t]`` or ``all``."""
+    length: LengthPolicy = "auto"
+    """What gives way when voice and picture differ; ``auto``: bounce if the voice is longer, else cut."""
+    missing: MissingPolicy = "pass"
+    """A frame without the face: pass it through untouched, or stop with an error."""
+    start: Fraction | None = None
+    """Seconds of the clip to begin at."""
+    end: Fraction | None = None
+    """Seconds of the clip to stop at."""
+    seed: int = 0
+    """Two runs with one seed agree."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    draft_mode: DraftMode = "auto"
+    """Draft engine: re-use the person's own mouth (``units``), warp one picture, or measure and choose."""
+    codec: str | None = None
+    """Video encoder, such as ``libx264``; chosen from the source where not given."""
+    crf: int | None = None
+    """Constant rate factor of the encoder; 18 for H.264 where not given."""
+    pixel_format: str | None = None
+    """Pixel format of the output, such as ``yuv420p``; the source's where not given."""
+    overwrite: bool = False
+    """Replace an existing output file."""
+    tag: bool = True
+    """Write into the output's metadata that the mouth was generated."""
+    cache: Path | None = field(default=None)
+    """Folder for face tracks; ``LIPSYNC_CACHE`` or the user's cache folder where not given."""
