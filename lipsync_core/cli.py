@@ -1,0 +1,308 @@
+"""The command line: `lipsync dub | demo | doctor | models`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import click
+import typer
+
+from . import __version__
+from .errors import LipSyncError, SettingsError
+from .types import DraftMode, LengthPolicy, MissingPolicy, Progress, Settings, Stages
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .dub import Dubbed
+
+BAD_INPUT = 2
+"""Exit code for everything that the user can mend."""
+
+app = typer.Typer(
+    name="lipsync",
+    help="Give a talking video or a portrait a new voice track, and the mouth speaks it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models = typer.Typer(help="The weights that engines and detectors use.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def default(name: str) -> Any:
+    """The default of a setting, so that the command line has none of its own."""
+    return next(field.default for field in fields(Settings) if field.name == name)
+
+
+def _choices(literal: object) -> click.Choice:
+    return click.Choice(list(get_args(literal)))
+
+
+class Seconds(click.ParamType):
+    """A time: seconds (``12.5``), ``m:ss`` or ``h:mm:ss``, read without rounding."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Fraction:
+        if isinstance(value, Fraction):
+            return value
+        try:
+            parts = [Fraction(part) for part in str(value).split(":")]
+            if len(parts) > 3 or any(part < 0 for part in parts):
+                raise ValueError
+        except (ValueError, ZeroDivisionError):
+            self.fail(f"{value!r} is not a time; write seconds (12.5) or minutes (1:02.5)")
+        return sum(
+            (part * 60**power for power, part in enumerate(reversed(parts))), start=Fraction(0)
+        )
+
+
+@contextmanager
+def _bars(*, quiet: bool) -> Iterator[Stages]:
+    """Progress bars on standard error, one a stage, with rate and time left."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        ProgressColumn,
+        SpinnerColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:5.1f}/s" if speed else "")
+
+    def silent(done: int, total: int, preview: np.ndarray | None = None) -> None:
+        return None
+
+    if quiet:
+        yield lambda stage: silent
+        return
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+    def begin(stage: str) -> Progress:
+        task = bars.add_task(stage, total=None)
+
+        def step(done: int, total: int, preview: np.ndarray | None = None) -> None:
+            # A container's frame count is an estimate; never show more than all.
+            bars.update(task, completed=done, total=max(done, total) or None)
+
+        return step
+
+    with bars:
+        yield begin
+
+
+@app.callback()
+def _root(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say what each stage found.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    # FFmpeg's own lines (one for every odd packet) say nothing that our messages do not say better.
+    import av.logging
+
+    av.logging.set_level(av.logging.PANIC)
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def dub(
+    video: Annotated[Path, typer.Argument(help="A video, or a still picture of a face.")],
+    voice: Annotated[
+        list[Path], typer.Argument(help="The new sound; several make one output each.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write. With several voices: a folder, or a name with {voice} in it.",
+        ),
+    ],
+    engine: Annotated[
+        str, typer.Option(help="auto, or a row of `lipsync doctor`'s list.")
+    ] = default("engine"),
+    detector: Annotated[
+        str, typer.Option(help="Face detector: auto, yunet, cascade, insightface.")
+    ] = default("detector"),
+    face: Annotated[
+        str, typer.Option(help="largest, left, right, index:N, point:x,y[@seconds] or all.")
+    ] = default("face"),
+    length: Annotated[
+        str,
+        typer.Option(
+            click_type=_choices(LengthPolicy), help="What gives way if voice and picture differ."
+        ),
+    ] = default("length"),
+    missing: Annotated[
+        str,
+        typer.Option(
+            click_type=_choices(MissingPolicy), help="Frames without the face: leave them, or stop."
+        ),
+    ] = default("missing"),
+    start: Annotated[
+        Fraction | None,
+        typer.Option(click_type=Seconds(), help="Begin here in the video (12.5 or 1:02.5)."),
+    ] = default("start"),
+    end: Annotated[
+        Fraction | None, typer.Option(click_type=Seconds(), help="Stop here in the video.")
+    ] = default("end"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = default("seed"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = default("device"),
+    draft_mode: Annotated[
+        str,
+        typer.Option(
+            click_type=_choices(DraftMode), help="Draft engine: re-use own mouths, or warp."
+        ),
+    ] = default("draft_mode"),
+    codec: Annotated[
+        str | None, typer.Option(help="Video encoder; chosen from the source by default.")
+    ] = default("codec"),
+    crf: Annotated[
+        int | None, typer.Option(help="Constant rate factor; lower is better and larger.")
+    ] = default("crf"),
+    pixel_format: Annotated[
+        str | None, typer.Option(help="Pixel format; the source's by default.")
+    ] = default("pixel_format"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output if it exists.")
+    ] = default("overwrite"),
+    tag: Annotated[
+        bool, typer.Option("--tag/--no-tag", help="Say in the metadata that the mouth is generated.")
+    ] = default("tag"),
+    as_json: Json = False,
+) -> None:
+    """Make VIDEO speak VOICE."""
+    from .dub import dub as run
+
+    settings = Settings(
+        engine=engine,
+        detector=detector,
+        face=face,
+        length=length,  # pyright: ignore[reportArgumentType]
+        missing=missing,  # pyright: ignore[reportArgumentType]
+        start=start,
+        end=end,
+        seed=seed,
+        device=device,
+        draft_mode=draft_mode,  # pyright: ignore[reportArgumentType]
+        codec=codec,
+        crf=crf,
+        pixel_format=pixel_format,
+        overwrite=overwrite,
+        tag=tag,
+    )
+    with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
+        results = run(video, voice, output, settings=settings, stages=stages)
+    _tell(results, as_json=as_json)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path(
+        "demo.mp4"
+    ),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the output if it exists.")
+    ] = default("overwrite"),
+    as_json: Json = False,
+) -> None:
+    """Make the bundled photograph speak the bundled sentence; nothing is downloaded."""
+    from .demo import make
+
+    with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
+        results = make(output, overwrite=overwrite, stages=stages)
+    _tell(results, as_json=as_json)
+
+
+def _tell(results: list[Dubbed], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"outputs": [asdict(result) for result in results]}, default=_plain))
+        return
+    for result in results:
+        typer.echo(result.sentence())
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Fraction):
+        return float(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what works on this machine, and what to do about the rest."""
+    from .doctor import examine
+
+    report = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(line) for line in report], default=_plain))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "part", "state", "what to do"):
+        table.add_column(title)
+    marks = {"ready": "[green]ok[/]", "optional": "[yellow]--[/]", "broken": "[red]!![/]"}
+    for line in report:
+        table.add_row(marks[line.state], line.part, line.found, line.remedy)
+    Console().print(table)
+    if any(line.state == "broken" for line in report):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Runs the command line; what the user can mend is one line on standard error and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("lipsync: stopped; nothing was written", err=True)
+        code = 130
+    except click.ClickException as error:
+        hint = f"; see `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""
+        typer.echo(f"lipsync: {error.format_message().rstrip('.')}{hint}", err=True)
+        code = BAD_INPUT
+    except (LipSyncError, SettingsError) as error:
+        typer.echo(f"lipsync: {' '.join(str(error).split())}", err=True)
+        code = BAD_INPUT
+    sys.exit(code if isinstance(code, int) else 0)
