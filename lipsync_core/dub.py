@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MediaError, SettingsError
 from .types import Settings, Stages
 
 if TYPE_CHECKING:
-    import numpy as np
 
-    from .engines.base import Engine, Session
-    from .faces.templates import Template
-    from .types import FaceTrack
+    pass
 
 log = logging.getLogger("lipsync.dub")
 
