@@ -1,0 +1,250 @@
+"""Every published file that this suite can use: where it is, what it is, who may use it.
+
+Sizes and hashes are those of the pinned revisions. ``None`` means that nobody has told us, and then
+only the size is checked. Nothing here is downloaded by being listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import WeightsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One file of one release."""
+
+    name: str
+    """What people type: ``lipsync models download NAME``."""
+    title: str
+    purpose: str
+    """One line: what it is needed for."""
+    repository: str
+    """``owner/name`` on huggingface.co."""
+    file: str
+    """Path inside the repository."""
+    revision: str | None
+    """Commit that was looked at; None follows the main branch."""
+    sha256: str | None
+    size: int
+    """Bytes; to three digits only where ``exact`` is false."""
+    exact: bool = True
+    licence: str
+    commercial: bool | None
+    """Whether the licence allows commercial use; None where it does not say."""
+    folder: str
+    """Sub-folder of a models folder, named as ComfyUI names its own."""
+    saved_as: str
+    """File name in that folder. Releases that share a published name are told apart by this one."""
+    kind: str
+    """What ``tensors.identify`` must find in it; ``onnx`` is not looked into."""
+    aliases: tuple[str, ...] = ()
+    """Other names under which people keep the same weights in the same folder."""
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/{self.repository}/resolve/{self.revision or 'main'}/{self.file}"
+
+
+_RAIL = "CreativeML Open RAIL++-M"
+
+CATALOG: tuple[Entry, ...] = (
+    Entry(
+        name="yunet",
+        title="YuNet face detector (2023 March)",
+        purpose="finds faces and five landmarks; the default detector",
+        repository="opencv/face_detection_yunet",
+        file="face_detection_yunet_2023mar.onnx",
+        revision="3cc26e7f1014a5ee5d74a42acee58bafc9d0a310",
+        sha256="8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+        size=232_589,
+        licence="MIT",
+        commercial=True,
+        folder="detection",
+        saved_as="face_detection_yunet_2023mar.onnx",
+        kind="onnx",
+    ),
+    Entry(
+        name="latentsync-1.6",
+        title="LatentSync 1.6 UNet (512 px)",
+        purpose="engine latentsync-1.6",
+        repository="ByteDance/LatentSync-1.6",
+        file="latentsync_unet.pt",
+        revision="c42c7e6c8e9c213626389fa7d9a3c444b8536353",
+        sha256="0a478e89eb660f82da4c35dbdde8a5adfb27f99d1b4e50edd03729e1e98316d3",
+        size=5_072_222_488,
+        licence=_RAIL,
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-1.6_unet.pt",
+        kind="latentsync-unet-motion",
+    ),
+    Entry(
+        name="latentsync-1.5",
+        title="LatentSync 1.5 UNet (256 px)",
+        purpose="engine latentsync-1.5",
+        repository="ByteDance/LatentSync-1.5",
+        file="latentsync_unet.pt",
+        revision="32a20d29aead0498e3e885e90dbbe8027da1b61b",
+        sha256="6440b49a7ccceff56cdc001f5f17605216337f5bbd66fa360139768926e23f51",
+        size=5_072_348_184,
+        licence=_RAIL,
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-1.5_unet.pt",
+        kind="latentsync-unet-motion",
+    ),
+    Entry(
+        name="latentsync-1.0",
+        title="LatentSync 1.0 UNet (256 px, no motion modules)",
+        purpose="engine latentsync-1.0",
+        repository="ByteDance/LatentSync",
+        file="latentsync_unet.pt",
+        revision="405eda8eab9f65c1a6e0c292a5dee5a08089e2ae",
+        sha256=None,
+        size=3_400_000_000,
+        exact=False,
+        licence=_RAIL,
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-1.0_unet.pt",
+        kind="latentsync-unet",
+    ),
+    Entry(
+        name="latentsync-1.6-syncnet",
+        title="StableSyncNet of LatentSync 1.6",
+        purpose="training loss and scoring",
+        repository="ByteDance/LatentSync-1.6",
+        file="stable_syncnet.pt",
+        revision="c42c7e6c8e9c213626389fa7d9a3c444b8536353",
+        sha256="77678d13861a02d6e83d0b169962175b6266be773f1f6f85fda2b0182e225118",
+        size=1_605_328_746,
+        licence=_RAIL,
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-1.6_syncnet.pt",
+        kind="syncnet-16-pixel-attn",
+    ),
+    Entry(
+        name="latentsync-1.5-syncnet",
+        title="StableSyncNet of LatentSync 1.5",
+        purpose="training loss and scoring",
+        repository="ByteDance/LatentSync-1.5",
+        file="stable_syncnet.pt",
+        revision="32a20d29aead0498e3e885e90dbbe8027da1b61b",
+        sha256="dccc464554b85ed939ae5cf63000e5803d4b21d8c7dae2260544a10aeb1ac483",
+        size=1_605_324_224,
+        licence=_RAIL,
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-1.5_syncnet.pt",
+        kind="syncnet-16-pixel-attn",
+    ),
+    Entry(
+        name="latentsync-1.0-syncnet",
+        title="SyncNet of LatentSync 1.0 (no attention)",
+        purpose="training loss and scoring",
+        repository="ByteDance/LatentSync",
+        file="latentsync_syncnet.pt",
+        revision="405eda8eab9f65c1a6e0c292a5dee5a08089e2ae",
+        sha256="38fa63bad3ed2332f647c40a5dc616cb0e233db8579f698f62af4c41965c4da5",
+        size=1_488_019_828,
+        licence=_RAIL,
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-1.0_syncnet.pt",
+        kind="syncnet-16-pixel",
+    ),
+    Entry(
+        name="whisper-tiny",
+        title="Whisper tiny (OpenAI file)",
+        purpose="what the LatentSync engines hear with",
+        repository="ByteDance/LatentSync-1.6",
+        file="whisper/tiny.pt",
+        revision="c42c7e6c8e9c213626389fa7d9a3c444b8536353",
+        sha256="65147644a518d12f04e32d6f3b26facc3f8dd46e5390956a9424a650c0ce22b9",
+        size=75_572_083,
+        licence="MIT",
+        commercial=True,
+        folder="audio_encoders",
+        saved_as="whisper_tiny.pt",
+        kind="whisper-openai",
+        aliases=("tiny.pt", "whisper/tiny.pt"),
+    ),
+    Entry(
+        name="whisper-tiny-hf",
+        title="Whisper tiny (Hugging Face file)",
+        purpose="the same network in the other layout; either will do",
+        repository="openai/whisper-tiny",
+        file="model.safetensors",
+        revision="169d4a4341b33bc18d8881c4b69c2e104e1cc0af",
+        sha256="7ebd0e69e78190ffe1438491fa05cc1f5c1aa3a4c4db3bc1723adbb551ea2395",
+        size=151_061_672,
+        licence="Apache-2.0",
+        commercial=True,
+        folder="audio_encoders",
+        saved_as="whisper_tiny_hf.safetensors",
+        kind="whisper-hf",
+        aliases=("whisper-tiny/model.safetensors",),
+    ),
+    Entry(
+        name="sd-vae-ft-mse",
+        title="Stable Diffusion VAE, MSE fine-tune",
+        purpose="pictures to latents and back, for the LatentSync engines",
+        repository="stabilityai/sd-vae-ft-mse",
+        file="diffusion_pytorch_model.safetensors",
+        revision="31f26fdeee1355a5c34592e401dd41e45d25a493",
+        sha256="a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815",
+        size=334_643_276,
+        licence="MIT",
+        commercial=True,
+        folder="vae",
+        saved_as="sd-vae-ft-mse.safetensors",
+        kind="sd-vae",
+        aliases=(
+            "sd-vae-ft-mse/diffusion_pytorch_model.safetensors",
+            "vae-ft-mse-840000-ema-pruned.safetensors",
+        ),
+    ),
+    Entry(
+        name="taesd",
+        title="TAESD, a tiny VAE",
+        purpose="quick previews and the fastest presets, in place of the full VAE",
+        repository="madebyollin/taesd",
+        file="diffusion_pytorch_model.safetensors",
+        revision="931366cc24b8bc15d6f682fa2e0352f1deec397b",
+        sha256="d7956d561b1efbd861ad9b03fd8f01510f9e87eddc07bdfd20837009433f6ee5",
+        size=9_793_292,
+        licence="MIT",
+        commercial=True,
+        folder="vae_approx",
+        saved_as="taesd.safetensors",
+        kind="taesd",
+        aliases=("taesd/diffusion_pytorch_model.safetensors",),
+    ),
+    Entry(
+        name="syncnet-v2",
+        title="SyncNet v2 (Chung and Zisserman)",
+        purpose="scoring: offset and confidence as published numbers have them",
+        repository="ByteDance/LatentSync-1.5",
+        file="auxiliary/syncnet_v2.model",
+        revision="32a20d29aead0498e3e885e90dbbe8027da1b61b",
+        sha256="961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
+        size=54_573_114,
+        licence="not stated for the weights (code MIT)",
+        commercial=None,
+        folder="lipsync",
+        saved_as="syncnet_v2.model",
+        kind="syncnet-v2",
+    ),
+)
+
+
+def entry(name: str) -> Entry:
+    """The row called ``name``. ``WeightsError`` lists the names that exist."""
+    for row in CATALOG:
+        if row.name == name:
+            return row
+    known = ", ".join(row.name for row in CATALOG)
+    raise WeightsError(f"no model is called '{name}'; there are {known}")
