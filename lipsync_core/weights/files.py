@@ -8,18 +8,15 @@ called; a file gets its name only when it is whole.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import os
-import shutil
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from ..errors import WeightsError
 from .catalog import CATALOG, Entry, entry
@@ -135,19 +132,25 @@ def verify(path: Path, row: Entry, progress: Progress | None = None) -> None:
         )
     if row.sha256 is None:
         return
+    found = _sha256(path, progress)
+    if found != row.sha256:
+        raise WeightsError(
+            f"{path} is not {row.title}: its SHA-256 begins {found[:12]} where {row.sha256[:12]} was "
+            f"expected; delete it and run: lipsync models download {row.name}"
+        )
+
+
+def _sha256(path: Path, progress: Progress | None) -> str:
     digest = hashlib.sha256()
+    size = _size(path)
+    done = 0
     with path.open("rb") as stream:
-        done = 0
         while block := stream.read(1 << 22):
             digest.update(block)
             done += len(block)
             if progress:
                 progress(done, size)
-    if digest.hexdigest() != row.sha256:
-        raise WeightsError(
-            f"{path} is not {row.title}: its SHA-256 begins {digest.hexdigest()[:12]} where "
-            f"{row.sha256[:12]} was expected; delete it and run: lipsync models download {row.name}"
-        )
+    return digest.hexdigest()
 
 
 def fetch(name: str, *, folder: Path | str | None = None, progress: Progress | None = None) -> Path:
@@ -164,27 +167,29 @@ def fetch(name: str, *, folder: Path | str | None = None, progress: Progress | N
     target = home(row, folder)
     if _offline():
         raise _absent(row, target, "HF_HUB_OFFLINE is set")
-    reason = _unreachable(row)
-    if reason:
-        raise _absent(row, target, reason)
-    part = target.parent / ".part" / row.name
+    server = _ask(row, target)
+    part = target.parent / ".part" / f"{row.name}-{row.revision or 'main'}"
     try:
-        part.mkdir(parents=True, exist_ok=True)
+        part.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(
             f"cannot write into {target.parent} ({error.strerror}); name another folder with LIPSYNC_MODELS"
         ) from error
     log.info("downloading %s, %.1f MB", row.title, row.size / 1e6)
-    arrived = _download(row, target, part, progress)
-    try:
-        verify(arrived, row)
-    except WeightsError as error:
-        arrived.unlink(missing_ok=True)
-        raise WeightsError(
-            f"{row.title} arrived damaged from {row.repository}; run the download again ({error})"
-        ) from error
-    arrived.replace(target)
-    shutil.rmtree(part, ignore_errors=True)
+    with _alone(part, row, progress):
+        if target.is_file():
+            return target
+        _download(row, target, part, server, progress)
+        try:
+            verify(part, row)
+            if row.sha256 is None:
+                _matches(part, server)
+        except WeightsError as error:
+            part.unlink(missing_ok=True)
+            raise WeightsError(
+                f"{row.title} arrived damaged from {row.repository}; run the download again ({error})"
+            ) from error
+        part.replace(target)
     return target
 
 
@@ -206,63 +211,142 @@ def _absent(row: Entry, target: Path, reason: str) -> WeightsError:
     )
 
 
-def _unreachable(row: Entry) -> str | None:
-    """Why the server cannot be reached, or None. huggingface_hub itself would retry for 23 seconds."""
-    outcome: list[str | None] = []
+@dataclass(frozen=True, kw_only=True)
+class _Remote:
+    """What the server says of a file."""
+
+    url: str
+    size: int | None
+    sha256: str | None
+
+
+def _ask(row: Entry, target: Path) -> _Remote:
+    """Asks the server for the file, once and briefly; huggingface_hub would retry for 23 seconds."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(row.repository, row.file, revision=row.revision, endpoint=_endpoint())
+    answers: list[_Remote] = []
+    problems: list[Exception] = []
 
     def ask() -> None:
-        request = urllib.request.Request(_endpoint(), method="HEAD")
         try:
-            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
-                outcome.append(None)
-        except urllib.error.HTTPError:
-            outcome.append(None)
-        except urllib.error.URLError as error:
-            # a missing certificate store is a matter of urllib, not of the client that downloads
-            certificates = "CERTIFICATE" in str(error.reason).upper()
-            outcome.append(None if certificates else f"no connection to {_endpoint()}")
-        except (OSError, ValueError) as error:
-            outcome.append(f"no connection to {_endpoint()}: {error}")
+            data = get_hf_file_metadata(url, timeout=PROBE_SECONDS)
+        # whichever http client this version of huggingface_hub has, with errors of its own
+        except Exception as error:
+            problems.append(error)
+            return
+        etag = data.etag or ""
+        answers.append(_Remote(url=url, size=data.size, sha256=etag if len(etag) == 64 else None))
 
+    # a name server that does not answer blocks longer than any timeout of the client
     asking = threading.Thread(target=ask, name="lipsync-probe", daemon=True)
     asking.start()
     asking.join(PROBE_SECONDS + 0.5)
-    return outcome[0] if outcome else f"{_endpoint()} does not answer"
+    if answers:
+        return answers[0]
+    if not problems:
+        raise _absent(row, target, f"{_endpoint()} does not answer")
+    status = getattr(getattr(problems[0], "response", None), "status_code", None)
+    reason = f"it answers {status}" if status else f"no connection to {_endpoint()}"
+    raise _absent(row, target, reason) from problems[0]
 
 
-def _download(row: Entry, target: Path, part: Path, progress: Progress | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import tqdm
+@contextmanager
+def _alone(part: Path, row: Entry, progress: Progress | None) -> Iterator[None]:
+    """Lets one process at a time write ``part``; the others wait and may cancel."""
+    from filelock import FileLock, Timeout
 
-    class Bar(tqdm):
-        """Hands the count of bytes to ``progress`` in place of drawing."""
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            options["disable"] = True
-            super().__init__(*args, **options)
-            self.reached = int(options.get("initial") or 0)
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self.reached += int(n or 0)
+    lock = FileLock(f"{part}.lock")
+    while True:
+        try:
+            lock.acquire(timeout=1)
+            break
+        except Timeout:
             if progress:
-                progress(min(self.reached, row.size), row.size)
-            return None
-
-    options: dict[str, Any] = {"endpoint": _endpoint(), "etag_timeout": PROBE_SECONDS * 2}
-    # older versions draw their own bar and know no other
-    if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
-        options["tqdm_class"] = Bar
-    if progress:
-        progress(0, row.size)
+                progress(max(_size(part), 0), row.size)
     try:
-        return Path(
-            hf_hub_download(
-                row.repository, row.file, revision=row.revision, local_dir=part, **options
+        yield
+    finally:
+        lock.release()
+
+
+class _Counted:
+    """A file being written that tells how far it is; raising there stops the download."""
+
+    def __init__(self, stream: BinaryIO, total: int, progress: Progress) -> None:
+        self.stream = stream
+        self.total = total
+        self.progress = progress
+
+    def write(self, block: bytes) -> int:
+        written = self.stream.write(block)
+        self.progress(min(self.stream.tell(), self.total), self.total)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _download(
+    row: Entry, target: Path, part: Path, server: _Remote, progress: Progress | None
+) -> None:
+    """Appends to ``part`` what is missing of it. What has come stays there when this is cut short."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        build_hf_headers,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    size = server.size or (row.size if row.exact else None)
+    done = max(_size(part), 0)
+    if size is not None and done > size:
+        part.unlink()
+        done = 0
+    ours = progress is not None and not are_progress_bars_disabled()
+    if ours:
+        disable_progress_bars()
+    try:
+        with part.open("ab") as stream:
+            sink: Any = stream
+            if progress is not None:
+                progress(done, size or row.size)
+                sink = _Counted(stream, size or row.size, progress)
+            http_get(
+                server.url,
+                sink,
+                resume_size=done,
+                headers=build_hf_headers(),
+                expected_size=size,
             )
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _absent(row, target, reason) from error
+    except OSError as error:
+        raise _broken(row, target, error) from error
+    except Exception as error:
+        # http errors of whichever client is installed; a cancel by ``progress`` goes through
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests"):
+            raise _broken(row, target, error) from error
+        raise
+    finally:
+        if ours:
+            enable_progress_bars()
+
+
+def _broken(row: Entry, target: Path, error: Exception) -> WeightsError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return WeightsError(
+        f"the download of {row.title} into {target.parent} stopped ({reason}); run it again, it goes on "
+        "where it stopped"
+    )
+
+
+def _matches(part: Path, server: _Remote) -> None:
+    """Raises unless the file has the hash that the server gave, where the catalogue has none."""
+    if server.sha256 is None:
+        return
+    found = _sha256(part, None)
+    if found != server.sha256:
+        raise WeightsError(f"SHA-256 {found[:12]} where the server says {server.sha256[:12]}")
 
 
 @dataclass(frozen=True, kw_only=True)
