@@ -1,0 +1,101 @@
+"""LSE-D, LSE-C and the offset from embeddings: the arithmetic of SyncNet's evaluation, no network.
+
+Follows the evaluation of joonson/syncnet_python (also Wav2Lip's and LatentSync's). That code fills
+the sound up with zero vectors where a shift leads past its ends, which pulls the result of short
+clips (31 % of all comparisons at 25 windows, 3 % at 250); the other convention leaves those
+comparisons out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+MAX_SHIFT = 15
+"""Frames by which the sound is moved either way."""
+_EPSILON = np.float32(1e-6)
+"""Added to every difference, as torch's ``pairwise_distance`` does."""
+
+Padding = Literal["zero", "none"]
+"""``zero``: as published, zero vectors past the ends. ``none``: only pairs that exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftCurve:
+    """What the distances over all shifts say. Windows are 5 frames long and start at every frame."""
+
+    padding: Padding
+    distances: np.ndarray
+    """``(2 * MAX_SHIFT + 1,)`` mean distance when window ``i`` meets sound ``i + k - MAX_SHIFT``."""
+    offset_frames: int
+    """SyncNet's sign: positive when the sound comes early."""
+    lse_d: float
+    """Smallest mean distance; lower is better."""
+    lse_c: float
+    """Median minus smallest mean distance; higher is better."""
+    confidence: np.ndarray
+    """``(N,)`` per window: median minus the window's own distance at the best shift, median-filtered."""
+
+
+def pair_distances(
+    lips: np.ndarray, sound: np.ndarray, *, first: int = 0, count: int, max_shift: int = MAX_SHIFT
+) -> np.ndarray:
+    """Distances of lip windows to the sound windows around them.
+
+    ``lips``: ``(M, D)``, windows ``first`` to ``first + M``. ``sound``: ``(M + 2 * max_shift, D)``,
+    windows ``first - max_shift`` on; what lies outside ``0..count`` counts as zero vectors. Returns
+    ``(M, 2 * max_shift + 1)`` float32.
+    """
+    span = 2 * max_shift + 1
+    assert len(sound) == len(lips) + span - 1
+    place = np.arange(first - max_shift, first - max_shift + len(sound))
+    sound = np.where(((place >= 0) & (place < count))[:, None], sound, np.float32(0.0))
+    result = np.empty((len(lips), span), np.float32)
+    for shift in range(span):
+        difference = lips - sound[shift : shift + len(lips)] + _EPSILON
+        result[:, shift] = np.sqrt(np.einsum("nd,nd->n", difference, difference))
+    return result
+
+
+def median_filter(values: np.ndarray, size: int = 9) -> np.ndarray:
+    """Running median of odd ``size``; zeros beyond the ends, as scipy's ``medfilt`` has it."""
+    padded = np.pad(values, size // 2)
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, size), axis=1)
+
+
+def shift_curve(distances: np.ndarray, padding: Padding = "zero") -> ShiftCurve:
+    """The measures of one clip from ``(N, 2 s + 1)`` distances of :func:`pair_distances`, ``N >= 1``."""
+    count, span = distances.shape
+    max_shift = span // 2
+    if padding == "zero":
+        means = distances.mean(0, dtype=np.float64)
+    else:
+        place = np.arange(count)[:, None] + np.arange(span) - max_shift
+        exists = (place >= 0) & (place < count)
+        # One odd window must not decide: a shift needs at least a quarter of the windows.
+        enough = exists.sum(0) >= max(1, -(-count // 4))
+        means = np.where(exists, distances, 0.0).sum(0, dtype=np.float64)
+        means = np.where(enough, means / np.maximum(exists.sum(0), 1), np.nan)
+    best = int(np.nanargmin(means))
+    middle = float(np.nanmedian(means))
+    own = distances[:, best].astype(np.float64)
+    if padding == "none":
+        paired = np.arange(count) + best - max_shift
+        own = np.where((paired >= 0) & (paired < count), own, np.nan)
+        own = np.interp(np.arange(count), np.flatnonzero(~np.isnan(own)), own[~np.isnan(own)])
+    confidence = middle - own
+    if padding == "zero":
+        confidence = median_filter(confidence)
+    else:
+        confidence = median_filter(np.pad(confidence, 4, mode="reflect" if count > 4 else "edge"))
+        confidence = confidence[4:-4]
+    return ShiftCurve(
+        padding=padding,
+        distances=means,
+        offset_frames=max_shift - best,
+        lse_d=float(means[best]),
+        lse_c=middle - float(means[best]),
+        confidence=confidence,
+    )
