@@ -1,0 +1,202 @@
+"""Fit a mouth taken from one frame into another: parallax, light, and a mask that spares the jaw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ...faces.templates import Template
+
+PATCH_BOX = (-0.85, -0.55, 0.85, 0.95)
+"""Left, top, right, bottom of a lower face about the middle of the mouth, in units of the template."""
+
+_WORK_UNIT = 38.0
+"""Eye-mouth distance in pixels at which flow and light are compared: lips blur away, cheeks stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """The lower face inside a crop, and the fields that depend on nothing but its size."""
+
+    unit: float
+    """Eye-mouth distance in crop pixels."""
+    origin: tuple[int, int]
+    """Left and top in crop pixels."""
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    x: np.ndarray
+    """``(h, w)`` float32: units right of the middle of the mouth."""
+    y: np.ndarray
+    """``(h, w)`` float32: units below the middle of the mouth."""
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        (x0, y0), (w, h) = self.origin, self.size
+        return slice(y0, y0 + h), slice(x0, x0 + w)
+
+
+def region_of(template: Template) -> Region:
+    """The lower face of a template, cut to the crop."""
+    unit = template.unit
+    mouth_x, mouth_y = template.mouth[0] * template.size, template.mouth[1] * template.size
+    x0 = max(int(np.floor(mouth_x + PATCH_BOX[0] * unit)), 0)
+    y0 = max(int(np.floor(mouth_y + PATCH_BOX[1] * unit)), 0)
+    x1 = min(int(np.ceil(mouth_x + PATCH_BOX[2] * unit)), template.size)
+    y1 = min(int(np.ceil(mouth_y + PATCH_BOX[3] * unit)), template.size)
+    rows, columns = np.mgrid[y0:y1, x0:x1].astype(np.float32)
+    return Region(
+        unit=unit,
+        origin=(x0, y0),
+        size=(x1 - x0, y1 - y0),
+        x=(columns - np.float32(mouth_x)) / np.float32(unit),
+        y=(rows - np.float32(mouth_y)) / np.float32(unit),
+    )
+
+
+def smooth_step(value: np.ndarray) -> np.ndarray:
+    value = np.clip(value, 0.0, 1.0)
+    return value * value * (3.0 - 2.0 * value)
+
+
+def ellipse(
+    x: np.ndarray, y: np.ndarray, *, across: float, up: float, down: float, feather: float
+) -> np.ndarray:
+    """1 inside an ellipse about the mouth, falling to 0 at its rim over ``feather`` of the radius."""
+    radius = np.sqrt((x / across) ** 2 + (y / np.where(y < 0, up, down)) ** 2)
+    return smooth_step((1.0 - radius) / feather).astype(np.float32)
+
+
+class Adapter:
+    """Fits donor pictures to the crops of one template."""
+
+    def __init__(self, template: Template) -> None:
+        self.region = region_of(template)
+        w, h = self.region.size
+        scale = min(_WORK_UNIT / self.region.unit, 1.0)
+        self._small = (max(round(w * scale), 8), max(round(h * scale), 8))
+        self._unit = self.region.unit * self._small[0] / w
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        # Centres of the small pixels in region pixels: cv2.resize keeps these when it enlarges.
+        self._xs = ((np.arange(self._small[0], dtype=np.float32) + 0.5) * w / self._small[0]) - 0.5
+        self._ys = ((np.arange(self._small[1], dtype=np.float32) + 0.5) * h / self._small[1]) - 0.5
+        x = cv2.resize(self.region.x, self._small, interpolation=cv2.INTER_AREA)
+        y = cv2.resize(self.region.y, self._small, interpolation=cv2.INTER_AREA)
+        outer = ellipse(x, y - 0.12, across=0.85, up=0.62, down=0.70, feather=0.15)
+        inner = ellipse(x, y - 0.12, across=0.56, up=0.40, down=0.62, feather=0.25)
+        self._ring = outer * (1.0 - inner) + np.float32(0.003)
+        self._blur = 0.28 * self._unit
+        self._ring_sum = cv2.GaussianBlur(self._ring, (0, 0), self._blur)
+        self._x, self._y = x, y
+        self._mask = ellipse(
+            self.region.x, self.region.y, across=0.66, up=0.36, down=0.90, feather=0.30
+        )
+        self._core = ellipse(x, y - 0.08, across=0.50, up=0.34, down=0.72, feather=0.35)
+
+    def small(self, region: np.ndarray) -> np.ndarray:
+        """The region reduced to the size at which pictures are compared."""
+        return cv2.resize(region, self._small, interpolation=cv2.INTER_AREA)
+
+    def fit(
+        self, donor: np.ndarray, matrix: np.ndarray, current: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws ``donor`` where the lower face of ``current`` is, in its pose and its light.
+
+        ``donor``: RGB uint8 of any size; ``matrix``: ``(2, 3)`` from region pixels to donor pixels.
+        ``current``: ``(h, w, 3)`` uint8, the region of the crop. Returns the picture, ``(h, w, 3)``
+        uint8, and how far the two disagree outside the mouth, small, in grey levels.
+        """
+        small = self.small(current)
+        grid_x, grid_y = np.meshgrid(self._xs, self._ys)
+        a = matrix.astype(np.float32)
+        map_x = a[0, 0] * grid_x + a[0, 1] * grid_y + a[0, 2]
+        map_y = a[1, 0] * grid_x + a[1, 1] * grid_y + a[1, 2]
+        w, h = self.region.size
+        stretch = float(np.sqrt(abs(a[0, 0] * a[1, 1] - a[0, 1] * a[1, 0]))) * w / self._small[0]
+        source, shrink = donor, 1.0
+        if stretch > 1.5:
+            source = cv2.resize(
+                donor, None, fx=1 / stretch, fy=1 / stretch, interpolation=cv2.INTER_AREA
+            )
+            shrink = source.shape[1] / donor.shape[1]
+
+        def sample(field_x: np.ndarray, field_y: np.ndarray) -> np.ndarray:
+            return cv2.remap(
+                source,
+                (field_x + 0.5) * shrink - 0.5,
+                (field_y + 0.5) * shrink - 0.5,
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+
+        first = sample(map_x, map_y)
+        flow = self._flow.calc(
+            cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.cvtColor(first, cv2.COLOR_RGB2GRAY), None
+        )
+        limit = 0.16 * self._unit
+        flow = np.clip(flow, -limit, limit) * self._ring[..., None]
+        flow = cv2.GaussianBlur(flow, (0, 0), self._blur) / self._ring_sum[..., None]
+        pixel = np.float32(w / self._small[0])
+        map_x = map_x + (a[0, 0] * flow[..., 0] + a[0, 1] * flow[..., 1]) * pixel
+        map_y = map_y + (a[1, 0] * flow[..., 0] + a[1, 1] * flow[..., 1]) * pixel
+
+        second = sample(map_x, map_y).astype(np.float32)
+        light = small.astype(np.float32)
+        ring = self._ring[..., None]
+        gain = cv2.GaussianBlur(light * ring, (0, 0), self._blur) / np.maximum(
+            cv2.GaussianBlur(second * ring, (0, 0), self._blur), 1e-3
+        )
+        gain = np.clip(gain, 0.6, 1.6)
+        apart = np.abs(second * gain - light).max(-1)
+        drawn = cv2.remap(
+            donor,
+            cv2.resize(map_x, (w, h), interpolation=cv2.INTER_LINEAR),
+            cv2.resize(map_y, (w, h), interpolation=cv2.INTER_LINEAR),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        gain = cv2.resize(gain, (w, h), interpolation=cv2.INTER_LINEAR)
+        drawn = cv2.multiply(drawn, gain, dtype=cv2.CV_8U)
+        return drawn, cv2.GaussianBlur(apart, (0, 0), 0.05 * self._unit)
+
+    def mask(self, apart: np.ndarray) -> np.ndarray:
+        """Where the picture may replace the region, ``(h, w)`` float32 0..1.
+
+        A mouth-and-jaw ellipse, withdrawn where donor and frame disagree away from the mouth: there
+        the current frame knows better where the face ends.
+        """
+        trust = 1.0 - smooth_step((apart - 14.0) / 22.0) * (1.0 - self._core)
+        trust = cv2.erode(trust.astype(np.float32), np.ones((3, 3), np.uint8))
+        trust = cv2.GaussianBlur(trust, (0, 0), 0.06 * self._unit)
+        trust = cv2.resize(trust, self.region.size, interpolation=cv2.INTER_LINEAR)
+        return self._mask * trust
+
+
+def morph(first: np.ndarray, second: np.ndarray, share: float, unit: float) -> np.ndarray:
+    """A picture ``share`` of the way from one mouth to another, moved along flow rather than faded.
+
+    ``first``, ``second``: ``(h, w, 3)`` uint8; ``unit``: eye-mouth distance in their pixels.
+    """
+    h, w = first.shape[:2]
+    scale = min(64.0 / unit, 1.0)
+    size = (max(round(w * scale), 8), max(round(h * scale), 8))
+    one = cv2.cvtColor(cv2.resize(first, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    two = cv2.cvtColor(cv2.resize(second, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    there, back = dis.calc(one, two, None), dis.calc(two, one, None)
+    columns, rows = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+
+    def pull(picture: np.ndarray, flow: np.ndarray, amount: float) -> np.ndarray:
+        flow = cv2.resize(cv2.GaussianBlur(flow, (0, 0), 1.0), (w, h)) * np.float32(w / size[0])
+        return cv2.remap(
+            picture,
+            columns + flow[..., 0] * np.float32(amount),
+            rows + flow[..., 1] * np.float32(amount),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+
+    return cv2.addWeighted(
+        pull(first, back, share), 1.0 - share, pull(second, there, 1.0 - share), share, 0.0
+    )

@@ -1,0 +1,238 @@
+"""What the draft engine learns of one person: lower faces worth re-using, and how open each frame is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ...types import Picture
+from .adapt import PATCH_BOX
+from .measure import VIEW, VIEW_BOX, Gauge, pose_of
+
+_BUDGET = 56 * 2**20
+"""Bytes of donor pictures kept for one person, whatever the length of the clip."""
+_LARGEST_UNIT = 150
+"""Eye-mouth distance in pixels of the largest donor picture (256 x 226)."""
+_RUN = 8
+"""Donors are kept and dropped in runs of this many frames, so that neighbours stay neighbours."""
+_BINS = np.float32((0.04, 0.05, 0.06, 0.06))
+"""Steps of opening, width, yaw and pitch within which two frames count as the same mouth."""
+
+
+class DraftStudy:
+    """Looks at every frame once and keeps the runs that cover mouth shapes and poses best."""
+
+    def __init__(self) -> None:
+        self._gauge = Gauge()
+        self._unit = 0
+        self._patches = np.empty((0, _RUN, 0, 0, 3), np.uint8)
+        self._rows: list[_Seen] = []
+        self._slots: list[list[int]] = []
+        self._open_slot = -1
+        self._last = -2
+        self._dropped = 0
+
+    def see(self, picture: Picture, points: np.ndarray) -> None:
+        """Measures one frame and keeps its lower face for now. ``points``: ``(5, 2)``."""
+        points = np.asarray(points, np.float32)
+        if not self._unit:
+            self._unit = int(np.clip(round(_unit_of(points)), 16, _LARGEST_UNIT))
+            w, h = patch_size(self._unit)
+            count = max(_BUDGET // (w * h * 3 * _RUN), 4)
+            self._patches = np.empty((count, _RUN, h, w, 3), np.uint8)
+        patch = _cut(picture, points, self._unit)
+        pose = pose_of(points)
+        reading = self._gauge.read(view_of(patch, self._unit), pose)
+        self._rows.append(
+            _Seen(
+                frame=picture.index,
+                reference=reading.reference,
+                values=np.float32((reading.opening, reading.width, reading.dark, reading.sharp)),
+                points=points,
+            )
+        )
+        self._keep(patch, len(self._rows) - 1)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Scalars of every frame seen and the donors kept, as named arrays."""
+        zeros = self._gauge.zeros()
+        count = len(self._rows)
+        values = np.zeros((count, 4), np.float32)
+        points = np.zeros((count, 5, 2), np.float32)
+        frames = np.zeros(count, np.int32)
+        for number, row in enumerate(self._rows):
+            frames[number], points[number], values[number] = row.frame, row.points, row.values
+            values[number, :2] += zeros[row.reference]
+        w, h = patch_size(self._unit)
+        patches = self._patches[: len(self._slots)].reshape(-1, h, w, 3)
+        owners = np.full(len(self._slots) * _RUN, -1, np.int32)
+        for slot, rows in enumerate(self._slots):
+            owners[slot * _RUN : slot * _RUN + len(rows)] = rows
+        return {
+            "unit": np.array([self._unit], np.int32),
+            "frames": frames,
+            "points": points,
+            "values": values,
+            "owners": owners,
+            "patches": patches,
+        }
+
+    def _keep(self, patch: np.ndarray, row: int) -> None:
+        frame = self._rows[row].frame
+        slot = self._open_slot
+        if slot < 0 or len(self._slots[slot]) == _RUN or frame != self._last + 1:
+            if len(self._slots) < len(self._patches):
+                self._slots.append([])
+                slot = len(self._slots) - 1
+            else:
+                slot = self._least()
+                self._slots[slot] = []
+                self._dropped += 1
+            self._open_slot = slot
+        self._patches[slot, len(self._slots[slot])] = patch
+        self._slots[slot].append(row)
+        self._last = frame
+
+    def _least(self) -> int:
+        """The run whose mouths are best covered by the others."""
+        zeros = self._gauge.zeros()
+        keys, slots = [], []
+        for slot, rows in enumerate(self._slots):
+            for row in rows:
+                seen = self._rows[row]
+                opening, width = seen.values[:2] + zeros[seen.reference]
+                pose = pose_of(seen.points)
+                keys.append(np.floor(np.float32((opening, width, pose[0], pose[1])) / _BINS))
+                slots.append(slot)
+        _, kind, count = np.unique(np.stack(keys), axis=0, return_inverse=True, return_counts=True)
+        worth = np.bincount(slots, 1.0 / count[kind.reshape(-1)], minlength=len(self._slots))
+        lengths = np.array([max(len(rows), 1) for rows in self._slots])
+        return int(np.argmin(worth + 0.2 * (lengths == _RUN)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    frame: int
+    reference: int
+    values: np.ndarray
+    points: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donors:
+    """A person's own lower faces in order of time, one row per donor, and a summary of the clip."""
+
+    unit: int
+    """Eye-mouth distance in pixels of the patches."""
+    pictures: np.ndarray
+    """``(slots, h, w, 3)`` uint8; a donor's picture is ``pictures[slot]``."""
+    slot: np.ndarray
+    """``(N,)`` int64."""
+    frame: np.ndarray
+    """``(N,)`` int32: source frame."""
+    points: np.ndarray
+    """``(N, 5, 2)`` float32: the points by which the patch was cut."""
+    opening: np.ndarray
+    """``(N,)`` float32 in eye-mouth distances, 0 at some constant."""
+    width: np.ndarray
+    """``(N,)`` float32, likewise."""
+    sharp: np.ndarray
+    """``(N,)`` float32: grey levels of detail."""
+    follows: np.ndarray
+    """``(N,)`` bool: the next row is the next source frame."""
+    clip_opening: np.ndarray
+    """``(F,)`` float32: opening of every source frame by its number, NaN where never seen."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def picture(self, donor: int) -> np.ndarray:
+        """``(h, w, 3)`` uint8."""
+        return self.pictures[self.slot[donor]]
+
+
+def donors_of(state: Mapping[str, np.ndarray]) -> Donors:
+    """Reads back what ``DraftStudy.state`` gave."""
+    owners = state["owners"]
+    slot = np.flatnonzero(owners >= 0)
+    frame = state["frames"][owners[slot]]
+    order = np.argsort(frame, kind="stable")
+    slot, frame = slot[order], frame[order]
+    rows = owners[slot]
+    values = state["values"]
+    last = int(state["frames"].max()) if len(state["frames"]) else -1
+    clip = np.full(last + 1, np.nan, np.float32)
+    clip[state["frames"]] = values[:, 0]
+    return Donors(
+        unit=int(state["unit"][0]),
+        pictures=state["patches"],
+        slot=slot,
+        frame=frame,
+        points=state["points"][rows],
+        opening=values[rows, 0],
+        width=values[rows, 1],
+        sharp=values[rows, 3],
+        follows=np.append(np.diff(frame) == 1, False),
+        clip_opening=clip,
+    )
+
+
+def patch_size(unit: int) -> tuple[int, int]:
+    """Width and height in pixels of a patch with this eye-mouth distance."""
+    x0, y0, x1, y1 = PATCH_BOX
+    return round((x1 - x0) * unit), round((y1 - y0) * unit)
+
+
+def patch_matrix(points: np.ndarray, unit: int) -> np.ndarray:
+    """``(2, 3)`` float64 from source pixels to pixels of a patch: an upright similarity."""
+    points = np.asarray(points, np.float64)
+    eyes, mouth = points[:2].mean(0), points[3:].mean(0)
+    down = mouth - eyes
+    square = max(float(down @ down), 1e-6)
+    cos, sin = down[1] / square * unit, down[0] / square * unit
+    turn = np.array([[cos, -sin], [sin, cos]])
+    # Patch pixel centres: unit coordinates times the unit, less half a pixel.
+    anchor = np.array([-PATCH_BOX[0] * unit - 0.5, -PATCH_BOX[1] * unit - 0.5])
+    return np.column_stack([turn, anchor - turn @ mouth])
+
+
+def view_of(patch: np.ndarray, unit: int) -> np.ndarray:
+    """The gray view that is measured, cut from an RGB patch."""
+    left, top = VIEW_BOX[0] - PATCH_BOX[0], VIEW_BOX[1] - PATCH_BOX[1]
+    right, bottom = VIEW_BOX[2] - PATCH_BOX[0], VIEW_BOX[3] - PATCH_BOX[1]
+    part = patch[round(top * unit) : round(bottom * unit), round(left * unit) : round(right * unit)]
+    gray = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)
+    shrinks = part.shape[1] > VIEW[1]
+    return cv2.resize(
+        gray,
+        (VIEW[1], VIEW[0]),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+
+
+def _unit_of(points: np.ndarray) -> float:
+    return float(np.hypot(*(points[3:].mean(0) - points[:2].mean(0))))
+
+
+def _cut(picture: Picture, points: np.ndarray, unit: int) -> np.ndarray:
+    matrix = patch_matrix(points, unit)
+    w, h = patch_size(unit)
+    back = cv2.invertAffineTransform(matrix)
+    corners = np.array([[0, 0], [w, 0], [0, h], [w, h]]) @ back[:, :2].T + back[:, 2]
+    x0, y0 = (int(v) - 1 for v in np.floor(corners.min(0)))
+    x1, y1 = (int(v) + 2 for v in np.ceil(corners.max(0)))
+    source = picture.region(x0, y0, x1, y1)
+    matrix[:, 2] += matrix[:, :2] @ (x0, y0)
+    scale = float(np.hypot(*matrix[:, 0]))
+    if scale < 0.7:
+        source = cv2.resize(source, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        fx, fy = source.shape[1] / (x1 - x0), source.shape[0] / (y1 - y0)
+        matrix[:, 2] += matrix[:, :2] @ (0.5 / fx - 0.5, 0.5 / fy - 0.5)
+        matrix[:, 0] /= fx
+        matrix[:, 1] /= fy
+    return cv2.warpAffine(
+        source, matrix, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )

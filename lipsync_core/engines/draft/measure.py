@@ -1,0 +1,140 @@
+"""How far a mouth is open, from optical flow against the person's own frames, without landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+VIEW = (80, 96)
+"""Rows and columns of the gray view that is measured."""
+VIEW_BOX = (-0.62, -0.30, 0.62, 0.733)
+"""Left, top, right, bottom of the view about the middle of the mouth, in eye-mouth distances."""
+VIEW_UNIT = VIEW[1] / (VIEW_BOX[2] - VIEW_BOX[0])
+"""Eye-mouth distance in pixels of the view."""
+
+_REFERENCE_COUNT = 6
+_NEW_REFERENCE = 0.09
+"""Pose distance (about 9 degrees of yaw) beyond which flow against a reference gets unreliable."""
+_CROSS_CHECK = 5
+"""Every so many frames a second reference is read too, to learn how the two zero levels differ."""
+
+
+def pose_of(points: np.ndarray) -> np.ndarray:
+    """Head pose without a model of the head: where the nose sits between the eyes and the mouth.
+
+    ``points``: ``(..., 5, 2)``. Returns ``(..., 3)`` float32 in eye-mouth distances: the nose along
+    the eye line (0.1 is about 10 degrees of yaw), the nose along the face (pitch), the distance
+    between the eyes. Free of position, size and roll.
+    """
+    points = np.asarray(points, np.float32)
+    eyes, mouth = points[..., :2, :].mean(-2), points[..., 3:, :].mean(-2)
+    down = mouth - eyes
+    square = np.maximum((down**2).sum(-1), 1e-6)
+    nose = points[..., 2, :] - eyes
+    pitch = (nose * down).sum(-1) / square
+    yaw = (nose[..., 0] * down[..., 1] - nose[..., 1] * down[..., 0]) / square
+    span = np.sqrt(((points[..., 1, :] - points[..., 0, :]) ** 2).sum(-1) / square)
+    return np.stack([yaw, pitch, span], -1).astype(np.float32)
+
+
+def pose_distance(pose: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distance of one ``(3,)`` pose to ``(N, 3)`` others, in units of yaw."""
+    difference = (others - pose) * np.float32((1.0, 0.8, 0.35))
+    return np.sqrt((difference**2).sum(-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one frame shows of the mouth. Lengths in eye-mouth distances."""
+
+    reference: int
+    """The reference that ``opening`` and ``width`` are relative to."""
+    opening: float
+    width: float
+    dark: float
+    """How much of the mouth is darker than the skin around it, 0..1."""
+    sharp: float
+    """Root mean square of the Laplacian of the view, in grey levels."""
+
+
+class Gauge:
+    """Reads opening and width frame by frame against a few references, one for each pose.
+
+    At most six references are kept, whatever the length of the clip. Flow against one reference
+    has that reference's own opening as its zero; ``zeros`` gives what makes them comparable.
+    """
+
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._views: list[np.ndarray] = []
+        self._poses: list[np.ndarray] = []
+        self._sums = np.zeros((2, _REFERENCE_COUNT, _REFERENCE_COUNT))
+        self._counts = np.zeros((_REFERENCE_COUNT, _REFERENCE_COUNT))
+        self._seen = 0
+
+    def read(self, view: np.ndarray, pose: np.ndarray) -> Reading:
+        """``view``: ``VIEW`` uint8 gray; ``pose``: see ``pose_of``."""
+        if not self._views:
+            self._views, self._poses = [view], [pose]
+        distances = pose_distance(pose, np.stack(self._poses))
+        order = np.argsort(distances, kind="stable")
+        nearest = int(order[0])
+        opening, width = self._against(nearest, view)
+        fresh = distances[nearest] > _NEW_REFERENCE and len(self._views) < _REFERENCE_COUNT
+        if fresh:
+            self._views.append(view)
+            self._poses.append(pose)
+            new = len(self._views) - 1
+            self._note(nearest, new, opening, width)
+            nearest, opening, width = new, 0.0, 0.0
+        elif len(order) > 1 and self._seen % _CROSS_CHECK == 0:
+            second = int(order[1])
+            other_opening, other_width = self._against(second, view)
+            self._note(nearest, second, opening - other_opening, width - other_width)
+        self._seen += 1
+        mouth = view[14:44, 26:70]
+        skin = np.float32(np.median(view[46:70:2, 20:76:2]))
+        sharp = cv2.Laplacian(view, cv2.CV_16S)
+        return Reading(
+            reference=nearest,
+            opening=opening,
+            width=width,
+            dark=float((mouth < 0.6 * skin).mean()),
+            sharp=float(np.sqrt(np.mean(np.square(sharp, dtype=np.float32)))),
+        )
+
+    def zeros(self) -> np.ndarray:
+        """``(R, 2)`` float32: add to opening and width of a reading of each reference."""
+        count = max(len(self._views), 1)
+        zeros = np.zeros((count, 2), np.float32)
+        if count == 1:
+            return zeros
+        weights = self._counts[:count, :count]
+        system = np.diag((weights + weights.T).sum(0)) - weights - weights.T
+        system[0, 0] += 1.0
+        for axis in range(2):
+            sums = self._sums[axis, :count, :count]
+            zeros[:, axis] = np.linalg.lstsq(system, sums.sum(0) - sums.sum(1), rcond=None)[0]
+        return zeros - zeros[0]
+
+    def _against(self, reference: int, view: np.ndarray) -> tuple[float, float]:
+        flow = self._flow.calc(self._views[reference], view, None)
+        return mouth_change(flow)
+
+    def _note(self, first: int, second: int, opening: float, width: float) -> None:
+        self._counts[first, second] += 1
+        self._sums[:, first, second] += opening, width
+
+
+def mouth_change(flow: np.ndarray) -> tuple[float, float]:
+    """Opening and width gained along a ``(80, 96, 2)`` flow from a reference view, in units.
+
+    The rows under the lower lip ride on the jaw; the rows under the nose do not, and take with them
+    whatever the alignment left.
+    """
+    down, right = flow[..., 1], flow[..., 0]
+    opening = down[40:60, 34:62].mean() - down[4:16, 34:62].mean()
+    width = right[20:30, 62:76].mean() - right[20:30, 20:34].mean()
+    return float(opening) / VIEW_UNIT, float(width) / VIEW_UNIT

@@ -1,0 +1,208 @@
+"""Choose, for every frame, which of the person's own mouths says the sound: a path search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .donors import Donors, view_of
+from .measure import pose_distance, pose_of
+
+OWN = -1
+"""Instead of a donor: no mouth in the clip fits this pose, keep the frame's own."""
+
+_OPEN, _WIDTH, _CLOSED = 12.0, 0.6, 10.0
+"""Weights of the squared differences of opening and width, and of opening where lips must meet."""
+_JUMP, _JOIN, _HOLD, _HOLD_CALM = 0.28, 0.36, 0.24, 0.01
+_POSE_FREE, _POSE_REFUSED = 0.05, 0.15
+"""Pose distances that cost little, and that no donor may have (about 5 and 15 degrees)."""
+_SHARP_REFUSED = 1.0
+"""Largest absolute logarithm of the ratio of detail between donor and frame."""
+_OWN = 1.2
+"""Cost of the frame's own mouth: only where donors fail."""
+_CANDIDATES = 48
+_SUCCESSORS = 24
+_CALM_FRAMES = 4
+"""So many silent frames in a row are a pause, in which one closed mouth is held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What the mouth should do, one row per output frame."""
+
+    opening: np.ndarray
+    """``(T,)`` float32, 0 closed .. 1 the widest that this person opens."""
+    width: np.ndarray
+    """``(T,)`` float32, -1 rounded .. 1 spread."""
+    press: np.ndarray
+    """``(T,)`` float32 0..1: lips must meet."""
+    calm: np.ndarray
+    """``(T,)`` bool: silence around."""
+
+
+def aim_of(shapes: np.ndarray) -> Aim:
+    """Reads the aim off ``(T, 6)`` mouth shapes: open, jaw, wide, round, press, fv."""
+    opening = np.clip(shapes[:, 0] / 0.75, 0.0, 1.1)
+    silent = (shapes[:, 0] < 0.06) & (shapes[:, 4] < 0.2) & (shapes[:, 5] < 0.2)
+    calm = np.zeros(len(shapes), bool)
+    start = None
+    for row, quiet in enumerate([*silent.tolist(), False]):
+        if quiet and start is None:
+            start = row
+        elif not quiet and start is not None:
+            if row - start >= _CALM_FRAMES:
+                calm[start:row] = True
+            start = None
+    return Aim(
+        opening=opening.astype(np.float32),
+        width=np.clip(shapes[:, 2] - shapes[:, 3], -1.0, 1.0).astype(np.float32),
+        press=np.clip(shapes[:, 4], 0.0, 1.0).astype(np.float32),
+        calm=calm,
+    )
+
+
+class Cast:
+    """The donors, scaled to what this person does, and how well any two of them join."""
+
+    def __init__(self, donors: Donors) -> None:
+        self.donors = donors
+        self.poses = pose_of(donors.points)
+        low, high = np.percentile(donors.opening, (5, 95))
+        self.zero, self.span = float(low), float(max(high - low, 1e-3))
+        self.opening = (donors.opening - self.zero) / self.span
+        left, right = np.percentile(donors.width, (5, 95))
+        self.width_zero, self.width_span = (
+            float(left + right) / 2,
+            float(max(right - left, 1e-3)) / 2,
+        )
+        self.width = np.clip((donors.width - self.width_zero) / self.width_span, -1.5, 1.5)
+        self.sharp = np.log(np.maximum(donors.sharp, 1e-3))
+        self.looks = _looks(donors)
+        self.following = np.where(donors.follows, np.arange(len(donors)) + 1, -1)
+
+    def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """``(len(first), len(second))``: how unlike the mouths are, 1 for the median of the clip."""
+        one, two = self.looks[first], self.looks[second]
+        square = (one**2).sum(1)[:, None] + (two**2).sum(1)[None] - 2.0 * one @ two.T
+        return np.maximum(square, 0.0)
+
+
+def _looks(donors: Donors) -> np.ndarray:
+    """``(N, 6)`` float32: mouths as a few numbers, scaled so that the median squared distance is 1."""
+    rows = []
+    for donor in range(len(donors)):
+        view = view_of(donors.picture(donor), donors.unit)[12:46, 18:78]
+        small = view.reshape(17, 2, 30, 2).mean((1, 3), dtype=np.float32).reshape(-1)
+        rows.append(small - small.mean())
+    data = np.stack(rows)
+    data -= data.mean(0)
+    values, vectors = np.linalg.eigh(data.T @ data / len(data))
+    looks = data @ vectors[:, ::-1][:, :6]
+    count = len(looks)
+    some = looks[:: max(count // 200, 1)]
+    square = ((some[:, None] - some[None]) ** 2).sum(-1)
+    scale = np.median(square[np.triu_indices(len(some), 1)]) if len(some) > 1 else 1.0
+    return (looks / np.sqrt(max(float(scale), 1e-6))).astype(np.float32)
+
+
+@dataclass
+class _Beam:
+    """The best ways to have arrived at some candidates."""
+
+    candidates: np.ndarray
+    cost: np.ndarray
+    back: np.ndarray
+
+
+class Search:
+    """Follows the best path window by window; what was shown stays shown.
+
+    Each call looks a few frames further than it decides. The memory it needs does not grow.
+    """
+
+    def __init__(self, cast: Cast) -> None:
+        self._cast = cast
+        self._beam: _Beam | None = None
+
+    def restart(self) -> None:
+        """Forgets the path: after a cut nothing needs to join."""
+        self._beam = None
+
+    def path(
+        self, aim: Aim, rows: np.ndarray, poses: np.ndarray, sharp: np.ndarray, *, decide: int
+    ) -> np.ndarray:
+        """Donors for the first ``decide`` of ``rows`` of ``aim``; the others are the look-ahead.
+
+        ``poses``: ``(len(rows), 3)`` of the frames to draw on; ``sharp``: their detail, grey levels.
+        Returns ``(decide,)`` int64, ``OWN`` where no donor fits.
+        """
+        beams: list[_Beam] = []
+        previous = self._beam
+        for step, row in enumerate(rows):
+            previous = self._step(previous, aim, int(row), poses[step], float(sharp[step]))
+            beams.append(previous)
+        chosen = np.empty(len(beams), np.int64)
+        at = int(np.argmin(beams[-1].cost))
+        for step in range(len(beams) - 1, -1, -1):
+            chosen[step] = beams[step].candidates[at]
+            if step == decide - 1:
+                last = at
+            at = int(beams[step].back[at])
+        kept = beams[decide - 1]
+        # Only the way that will be shown goes on: the next window starts from it alone.
+        self._beam = _Beam(
+            candidates=kept.candidates[last : last + 1],
+            cost=np.zeros(1, np.float32),
+            back=np.zeros(1, np.int64),
+        )
+        return chosen[:decide]
+
+    def _step(
+        self, previous: _Beam | None, aim: Aim, row: int, pose: np.ndarray, sharp: float
+    ) -> _Beam:
+        cast = self._cast
+        local = self._local(aim, row, pose, sharp)
+        count = min(_CANDIDATES, len(local))
+        candidates = np.argpartition(local, count - 1)[:count]
+        if previous is not None:
+            best = previous.candidates[np.argsort(previous.cost)[:_SUCCESSORS]]
+            best = best[best >= 0]
+            candidates = np.unique(np.concatenate([candidates, best, cast.following[best]]))
+            candidates = candidates[candidates >= 0]
+        candidates = candidates[np.isfinite(local[candidates])]
+        cost = local[candidates]
+        candidates, cost = np.append(candidates, OWN), np.append(cost, np.float32(_OWN))
+        if previous is None:
+            return _Beam(candidates=candidates, cost=cost, back=np.zeros(len(candidates), np.int64))
+        step = self._transition(previous.candidates, candidates, bool(aim.calm[row]))
+        total = previous.cost[:, None] + step
+        back = np.argmin(total, 0)
+        return _Beam(
+            candidates=candidates,
+            cost=cost + total[back, np.arange(len(candidates))],
+            back=back,
+        )
+
+    def _local(self, aim: Aim, row: int, pose: np.ndarray, sharp: float) -> np.ndarray:
+        cast = self._cast
+        closed = float(aim.press[row])
+        cost = (_OPEN + _CLOSED * closed) * (cast.opening - aim.opening[row]) ** 2
+        cost += _WIDTH * (1.0 - 0.7 * closed) * (cast.width - aim.width[row]) ** 2
+        distance = pose_distance(pose, cast.poses)
+        cost += 0.15 * (distance / _POSE_FREE) ** 2
+        detail = np.abs(cast.sharp - np.log(max(sharp, 1e-3)))
+        cost += 0.3 * detail**2
+        cost[(distance > _POSE_REFUSED) | (detail > _SHARP_REFUSED)] = np.inf
+        return cost.astype(np.float32)
+
+    def _transition(self, first: np.ndarray, second: np.ndarray, calm: bool) -> np.ndarray:
+        cast = self._cast
+        following = np.where(first >= 0, cast.following[np.maximum(first, 0)], -1)
+        expected = np.where(following >= 0, following, np.maximum(first, 0))
+        cost = _JUMP + _JOIN * cast.join(expected, np.maximum(second, 0))
+        cost = np.where((second[None] == OWN) | (first[:, None] == OWN), 1.0, cost)
+        cost[(following[:, None] == second[None]) & (following[:, None] >= 0)] = 0.0
+        cost[first[:, None] == second[None]] = _HOLD_CALM if calm else _HOLD
+        cost[np.ix_(first == OWN, second == OWN)] = 0.0
+        return cost.astype(np.float32)
