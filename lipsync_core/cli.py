@@ -182,7 +182,9 @@ def dub(
     end: Annotated[
         Fraction | None, typer.Option(click_type=Seconds(), help="Stop here in the video.")
     ] = default("end"),
-    seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = default("seed"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = default(
+        "seed"
+    ),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = default("device"),
     draft_mode: Annotated[
         str,
@@ -203,7 +205,8 @@ def dub(
         bool, typer.Option("--overwrite", help="Replace the output if it exists.")
     ] = default("overwrite"),
     tag: Annotated[
-        bool, typer.Option("--tag/--no-tag", help="Say in the metadata that the mouth is generated.")
+        bool,
+        typer.Option("--tag/--no-tag", help="Say in the metadata that the mouth is generated."),
     ] = default("tag"),
     as_json: Json = False,
 ) -> None:

@@ -1,0 +1,260 @@
+"""Bad input gets one clear line and exit code 2, within seconds, and leaves nothing behind."""
+
+import os
+import time
+import wave
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from lipsync_core import cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs the command line in this process; returns its exit code and what it said."""
+    monkeypatch.setenv("LIPSYNC_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["lipsync", *map(str, arguments)])
+        began = time.monotonic()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert time.monotonic() - began < 10
+        said = capsys.readouterr()
+        return stop.value.code, said.err.strip(), said.out
+
+    return call
+
+
+def write_wav(path, samples, rate=16000):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+def write_video(path, frames=5, size=(64, 48), draw=None):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for index in range(frames):
+            picture = np.full((size[1], size[0], 3), 40 + index, np.uint8)
+            if draw:
+                draw(picture, index)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    return path
+
+
+@pytest.fixture
+def voice(tmp_path):
+    t = np.arange(16000) / 16000
+    return write_wav(tmp_path / "voice.wav", 0.3 * np.sin(2 * np.pi * 180 * t))
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_video(tmp_path / "clip.mp4")
+
+
+def refused(run, tmp_path, *arguments, says=()):
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+    code, line, out = run("dub", *arguments)
+    assert code == 2, (code, line)
+    assert line.startswith("lipsync: ")
+    assert "\n" not in line
+    assert "Traceback" not in line
+    assert out == ""
+    for word in says:
+        assert word in line, line
+    after = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+    assert after == before, "something was left behind"
+    return line
+
+
+def test_a_missing_clip(run, tmp_path, voice):
+    refused(run, tmp_path, tmp_path / "no.mp4", voice, "-o", tmp_path / "o.mp4", says=["no.mp4"])
+
+
+def test_a_missing_voice(run, tmp_path, clip):
+    refused(run, tmp_path, clip, tmp_path / "no.wav", "-o", tmp_path / "o.mp4", says=["no.wav"])
+
+
+def test_an_empty_clip(run, tmp_path, voice):
+    empty = tmp_path / "empty.mp4"
+    empty.touch()
+    refused(run, tmp_path, empty, voice, "-o", tmp_path / "o.mp4", says=["empty"])
+
+
+def test_an_empty_voice(run, tmp_path, clip):
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    refused(run, tmp_path, clip, empty, "-o", tmp_path / "o.mp4", says=["empty"])
+
+
+def test_a_truncated_clip(run, tmp_path, clip, voice):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(clip.read_bytes()[:200])
+    refused(run, tmp_path, cut, voice, "-o", tmp_path / "o.mp4", says=["cut.mp4"])
+
+
+@pytest.mark.parametrize("kind", ["clip", "voice"])
+def test_what_is_not_media(run, tmp_path, clip, voice, kind):
+    text = tmp_path / "notes.mp4"
+    text.write_text("these are notes, not a video\n" * 50)
+    pair = (text, voice) if kind == "clip" else (clip, text)
+    refused(run, tmp_path, *pair, "-o", tmp_path / "o.mp4", says=["notes.mp4"])
+
+
+def test_a_clip_without_pictures(run, tmp_path, voice):
+    refused(run, tmp_path, voice, voice, "-o", tmp_path / "o.mp4", says=["voice.wav"])
+
+
+def test_a_voice_without_sound(run, tmp_path, clip):
+    refused(run, tmp_path, clip, clip, "-o", tmp_path / "o.mp4", says=["clip.mp4"])
+
+
+def test_a_folder_for_a_clip(run, tmp_path, voice):
+    refused(run, tmp_path, tmp_path, voice, "-o", tmp_path / "o.mp4", says=["folder"])
+
+
+@pytest.mark.skipif(
+    os.name == "nt" or (hasattr(os, "geteuid") and os.geteuid() == 0),
+    reason="permissions do not bind this user",
+)
+def test_an_unreadable_clip(run, tmp_path, clip, voice):
+    clip.chmod(0)
+    refused(run, tmp_path, clip, voice, "-o", tmp_path / "o.mp4", says=["clip.mp4"])
+
+
+def test_an_output_folder_that_is_not_there(run, tmp_path, clip, voice):
+    refused(run, tmp_path, clip, voice, "-o", tmp_path / "no" / "o.mp4", says=["no"])
+
+
+def test_an_output_that_exists(run, tmp_path, clip, voice):
+    existing = tmp_path / "o.mp4"
+    existing.write_bytes(b"dear")
+    refused(run, tmp_path, clip, voice, "-o", existing, says=["--overwrite"])
+    assert existing.read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize("which", ["clip", "voice"])
+def test_an_output_that_is_an_input(run, tmp_path, clip, voice, which):
+    target = {"clip": clip, "voice": voice}[which]
+    before = target.read_bytes()
+    refused(run, tmp_path, clip, voice, "-o", target, "--overwrite", says=["input"])
+    assert target.read_bytes() == before
+
+
+def test_an_output_of_unknown_kind(run, tmp_path, clip, voice):
+    refused(run, tmp_path, clip, voice, "-o", tmp_path / "o.xyz", says=[".mp4"])
+
+
+def test_a_silent_voice(run, tmp_path, clip):
+    silent = write_wav(tmp_path / "silent.wav", np.zeros(16000))
+    refused(run, tmp_path, clip, silent, "-o", tmp_path / "o.mp4", says=["silent"])
+
+
+def test_a_voice_with_samples_that_are_no_numbers(run, tmp_path, clip):
+    path = tmp_path / "nan.wav"
+    samples = np.sin(np.arange(16000) / 20).astype("<f4")
+    samples[5000:5010] = np.nan
+    raw = samples.tobytes()
+    header = (
+        b"RIFF" + (36 + len(raw)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    )
+    header += (3).to_bytes(2, "little") + (1).to_bytes(2, "little")
+    header += (16000).to_bytes(4, "little") + (64000).to_bytes(4, "little")
+    header += (4).to_bytes(2, "little") + (32).to_bytes(2, "little")
+    path.write_bytes(header + b"data" + len(raw).to_bytes(4, "little") + raw)
+    refused(run, tmp_path, clip, path, "-o", tmp_path / "o.mp4", says=["nan.wav"])
+
+
+def test_a_voice_with_no_samples(run, tmp_path, clip):
+    none = write_wav(tmp_path / "none.wav", np.zeros(0))
+    refused(run, tmp_path, clip, none, "-o", tmp_path / "o.mp4", says=["none.wav"])
+
+
+def test_a_video_with_no_frames(run, tmp_path, clip, voice):
+    with av.open(str(clip)) as source:
+        header = source.streams.video[0].codec_context.extradata
+    path = tmp_path / "none.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    assert header
+    refused(run, tmp_path, path, voice, "-o", tmp_path / "o.mp4", says=["none.mkv"])
+
+
+def test_absurd_dimensions(run, tmp_path, voice):
+    # A PNG that promises 200000 x 200000 pixels.
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return (
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        )
+
+    path = tmp_path / "vast.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 200000, 200000, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+    refused(run, tmp_path, path, voice, "-o", tmp_path / "o.mp4", says=["vast.png"])
+
+
+def test_a_clip_in_which_nobody_is(run, tmp_path, clip, voice):
+    line = refused(
+        run, tmp_path, clip, voice, "-o", tmp_path / "o.mp4", "--detector", "cascade", says=["face"]
+    )
+    assert "cascade" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "names"),
+    [
+        ("--face", "biggest", "largest"),
+        ("--engine", "latentsinc", "draft"),
+        ("--detector", "yonet", "yunet"),
+        ("--length", "shrink", "bounce"),
+        ("--missing", "perhaps", "pass"),
+        ("--start", "soon", "time"),
+        ("--codec", "libx999", "libx264"),
+    ],
+)
+def test_settings_that_mean_nothing_name_those_that_do(
+    run, tmp_path, clip, voice, option, value, names
+):
+    refused(run, tmp_path, clip, voice, "-o", tmp_path / "o.mp4", option, value, says=[names])
+
+
+def test_a_start_behind_the_end(run, tmp_path, clip, voice):
+    refused(run, tmp_path, clip, voice, "-o", tmp_path / "o.mp4", "--start", "100", says=["start"])
+
+
+def test_several_voices_into_one_file(run, tmp_path, clip, voice):
+    refused(run, tmp_path, clip, voice, voice, "-o", tmp_path / "o.mp4", says=["{voice}"])
+
+
+def test_an_unknown_choice_in_python_names_the_nearest(tmp_path, clip, voice):
+    from lipsync_core import LipSyncError, dub
+
+    with pytest.raises(LipSyncError, match="length"):
+        dub(clip, voice, tmp_path / "o.mp4", lenght="cut")
+
+
+def test_the_time_option_reads_clock_times_exactly():
+    seconds = cli.Seconds()
+    assert seconds.convert("1:02.5", None, None) == Fraction(125, 2)
+    assert seconds.convert("1:00:00.04", None, None) == 3600 + Fraction(1, 25)
