@@ -12,7 +12,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-import click
 import typer
 
 from . import __version__
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .dub import Dubbed
+
+ClickError = typer.BadParameter.__mro__[2]
+"""ClickException, of the click that typer brings inside it or beside it, whichever this one does."""
 
 BAD_INPUT = 2
 """Exit code for everything that the user can mend."""
@@ -46,27 +48,21 @@ def default(name: str) -> Any:
     return next(field.default for field in fields(Settings) if field.name == name)
 
 
-def _choices(literal: object) -> click.Choice:
-    return click.Choice(list(get_args(literal)))
+def _named(literal: object) -> str:
+    return ", ".join(get_args(literal))
 
 
-class Seconds(click.ParamType):
+def seconds(text: str) -> Fraction:
     """A time: seconds (``12.5``), ``m:ss`` or ``h:mm:ss``, read without rounding."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Fraction:
-        if isinstance(value, Fraction):
-            return value
-        try:
-            parts = [Fraction(part) for part in str(value).split(":")]
-            if len(parts) > 3 or any(part < 0 for part in parts):
-                raise ValueError
-        except (ValueError, ZeroDivisionError):
-            self.fail(f"{value!r} is not a time; write seconds (12.5) or minutes (1:02.5)")
-        return sum(
-            (part * 60**power for power, part in enumerate(reversed(parts))), start=Fraction(0)
-        )
+    try:
+        parts = [Fraction(part) for part in str(text).split(":")]
+        if len(parts) > 3 or any(part < 0 for part in parts):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise SettingsError(
+            f"{text!r} is not a time; write seconds (12.5) or minutes (1:02.5)"
+        ) from None
+    return sum((part * 60**power for power, part in enumerate(reversed(parts))), start=Fraction(0))
 
 
 @contextmanager
@@ -165,22 +161,20 @@ def dub(
     ] = default("face"),
     length: Annotated[
         str,
-        typer.Option(
-            click_type=_choices(LengthPolicy), help="What gives way if voice and picture differ."
-        ),
+        typer.Option(help=f"What gives way if voice and picture differ: {_named(LengthPolicy)}."),
     ] = default("length"),
     missing: Annotated[
         str,
         typer.Option(
-            click_type=_choices(MissingPolicy), help="Frames without the face: leave them, or stop."
+            help=f"Frames without the face: leave them, or stop: {_named(MissingPolicy)}."
         ),
     ] = default("missing"),
     start: Annotated[
         Fraction | None,
-        typer.Option(click_type=Seconds(), help="Begin here in the video (12.5 or 1:02.5)."),
+        typer.Option(parser=seconds, help="Begin here in the video (12.5 or 1:02.5)."),
     ] = default("start"),
     end: Annotated[
-        Fraction | None, typer.Option(click_type=Seconds(), help="Stop here in the video.")
+        Fraction | None, typer.Option(parser=seconds, help="Stop here in the video.")
     ] = default("end"),
     seed: Annotated[int, typer.Option(help="The same seed gives the same video.")] = default(
         "seed"
@@ -188,9 +182,7 @@ def dub(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = default("device"),
     draft_mode: Annotated[
         str,
-        typer.Option(
-            click_type=_choices(DraftMode), help="Draft engine: re-use own mouths, or warp."
-        ),
+        typer.Option(help=f"Draft engine: re-use own mouths, or warp: {_named(DraftMode)}."),
     ] = default("draft_mode"),
     codec: Annotated[
         str | None, typer.Option(help="Video encoder; chosen from the source by default.")
@@ -292,20 +284,107 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@models.command("list")
+def models_list(as_json: Json = False) -> None:
+    """Every published file that can be used: where it lies, what it is for, who may use it."""
+    from .weights import files
+
+    held = files.listing()
+    if as_json:
+        rows = [asdict(one.row) | {"path": one.path, "state": one.state} for one in held]
+        typer.echo(json.dumps(rows, default=_plain))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "here", "size", "licence", "commercial", "for"):
+        table.add_column(title, overflow="fold")
+    for one in held:
+        allowed = {True: "yes", False: "no", None: "not stated"}[one.row.commercial]
+        size = f"{one.row.size / 1e6:,.1f} MB"
+        table.add_row(one.row.name, one.state, size, one.row.licence, allowed, one.row.purpose)
+    Console().print(table)
+
+
+Names = Annotated[list[str], typer.Argument(help="Names of `lipsync models list`.")]
+
+
+@models.command("download")
+def models_download(
+    names: Names,
+    folder: Annotated[
+        Path | None, typer.Option(help="Models folder to put them in; the cache by default.")
+    ] = None,
+) -> None:
+    """Download files of the catalogue; what was begun goes on where it stopped."""
+    from .weights import catalog, files
+
+    rows = [catalog.entry(name) for name in names]
+    with _bars(quiet=not sys.stderr.isatty()) as stages:
+        for row in rows:
+            path = files.fetch(row.name, folder=folder, progress=stages(row.name))
+            typer.echo(f"{row.name}: {path}")
+
+
+@models.command("verify")
+def models_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names; all present by default.")
+    ] = None,
+) -> None:
+    """Read files that are present and compare size and SHA-256 with the catalogue."""
+    from .weights import catalog, files
+
+    for name in names or []:
+        catalog.entry(name)
+    held = [one for one in files.listing() if (one.row.name in names if names else one.path)]
+    wrong = []
+    with _bars(quiet=not sys.stderr.isatty()) as stages:
+        for one in held:
+            try:
+                if one.path is None:
+                    raise LipSyncError(
+                        f"{one.row.title} is not here; run: lipsync models download {one.row.name}"
+                    )
+                files.verify(one.path, one.row, stages(one.row.name))
+                typer.echo(f"{one.row.name}: as published, {one.path}")
+            except LipSyncError as error:
+                wrong.append(one.row.name)
+                typer.echo(f"{one.row.name}: {error}")
+    if not held:
+        typer.echo("no file of the catalogue is on this machine")
+    if wrong:
+        raise LipSyncError(f"not as published: {', '.join(wrong)}")
+
+
+@models.command("where")
+def models_where(names: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """The folders that are searched, or where a file lies or would be put."""
+    from .weights import catalog, files
+
+    for folder in [] if names else files.folders():
+        typer.echo(folder)
+    for name in names or []:
+        row = catalog.entry(name)
+        typer.echo(files.find(name) or f"{files.home(row)} (absent)")
+
+
 def main() -> None:
     """Runs the command line; what the user can mend is one line on standard error and exit code 2."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         code = stop.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("lipsync: stopped; nothing was written", err=True)
         code = 130
-    except click.ClickException as error:
-        hint = f"; see `{error.ctx.command_path} --help`" if getattr(error, "ctx", None) else ""
+    except ClickError as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
         typer.echo(f"lipsync: {error.format_message().rstrip('.')}{hint}", err=True)
         code = BAD_INPUT
-    except (LipSyncError, SettingsError) as error:
+    except LipSyncError as error:
         typer.echo(f"lipsync: {' '.join(str(error).split())}", err=True)
         code = BAD_INPUT
     sys.exit(code if isinstance(code, int) else 0)

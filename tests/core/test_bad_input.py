@@ -255,6 +255,5 @@ def test_an_unknown_choice_in_python_names_the_nearest(tmp_path, clip, voice):
 
 
 def test_the_time_option_reads_clock_times_exactly():
-    seconds = cli.Seconds()
-    assert seconds.convert("1:02.5", None, None) == Fraction(125, 2)
-    assert seconds.convert("1:00:00.04", None, None) == 3600 + Fraction(1, 25)
+    assert cli.seconds("1:02.5") == Fraction(125, 2)
+    assert cli.seconds("1:00:00.04") == 3600 + Fraction(1, 25)
