@@ -1,0 +1,178 @@
+"""What an opening mouth reveals: dark, teeth, tongue, in the light, sharpness and grain of the picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from .lips import Lips, ease, smooth_step
+
+if TYPE_CHECKING:
+    from .warp import Bend
+
+
+def blur_of(crop: np.ndarray, lips: Lips) -> float:
+    """Width (standard deviation in pixels) of the picture's sharpest edges in the face.
+
+    A Gaussian edge blurred once more loses slope by a factor that depends on its own width alone.
+    """
+    x, unit = lips.centre[0], lips.unit
+    rows = slice(max(round(lips.centre[1] - 1.25 * unit), 0), min(round(lips.chin), lips.size))
+    columns = slice(max(round(x - 0.6 * unit), 0), min(round(x + 0.6 * unit), lips.size))
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[rows, columns].astype(np.float32)
+    again = 1.5
+
+    def slope(picture: np.ndarray) -> np.ndarray:
+        return np.hypot(
+            cv2.Scharr(picture, cv2.CV_32F, 1, 0), cv2.Scharr(picture, cv2.CV_32F, 0, 1)
+        )
+
+    first = slope(cv2.GaussianBlur(gray, (0, 0), 0.5))
+    second = slope(cv2.GaussianBlur(gray, (0, 0), float(np.hypot(0.5, again))))
+    strong = first >= np.quantile(first, 0.985)
+    ratio = float(np.quantile(first[strong] / np.maximum(second[strong], 1e-3), 0.6))
+    return float(np.clip(again / np.sqrt(max(ratio**2 - 1, 0.05)), 0.5, 0.05 * unit + 0.5))
+
+
+class Cavity:
+    """The inside of one person's mouth."""
+
+    def __init__(self, crop: np.ndarray, lips: Lips, *, seed: int) -> None:
+        unit = lips.unit
+        self.blur = blur_of(crop, lips)
+        sharp = unit >= 90 and self.blur < 0.014 * unit
+        self._limit = 0.92 if sharp else 0.74
+        self._grain = self._texture(crop, lips, seed)
+        skin, lip, light = lips.skin, lips.lip, lips.light
+        self._dark = (0.16 * lip + 0.03 * skin).astype(np.float32)
+        self._tongue = (0.50 * lip + 0.06 * light).astype(np.float32)
+        warm = np.array([1.0, 0.95, 0.86], np.float32)
+        level = min(1.0, 0.98 * skin.mean() / max(light.mean(), 1) + 0.12)
+        self._teeth = (light * warm * level * 0.92).astype(np.float32)
+        self._line = (0.38 * lip + 0.04 * skin).astype(np.float32)
+        self._drawn_teeth = 1 - ease((lips.gap / unit - 0.03) / 0.04)
+
+    def limited(self, open_: float, own: float) -> float:
+        """``open`` bent softly towards what this picture bears; never below what it already shows."""
+        limit = max(self._limit, own + 0.2)
+        knee = 0.6 * limit
+        if open_ <= knee:
+            return open_
+        return knee + (limit - knee) * float(np.tanh((open_ - knee) / (limit - knee)))
+
+    @staticmethod
+    def _texture(crop: np.ndarray, lips: Lips, seed: int) -> np.ndarray:
+        """``(n, n)`` float32 grain: what blurring takes from a calm piece of cheek, shuffled."""
+        unit = lips.unit
+        side = max(round(0.24 * unit), 8)
+        gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        fine = gray - cv2.GaussianBlur(gray, (0, 0), 1.5)
+        best, patch = np.inf, np.zeros((side, side), np.float32)
+        for dx in (-0.55, -0.45, 0.25, 0.35):
+            for dy in (-0.40, -0.25):
+                x, y = round(lips.centre[0] + dx * unit), round(lips.centre[1] + dy * unit)
+                piece = fine[max(y, 0) : y + side, max(x, 0) : x + side]
+                if piece.shape == (side, side) and piece.std() < best:
+                    best, patch = float(piece.std()), piece
+        rng = np.random.default_rng(seed)
+        tiles = [patch, patch[::-1], patch[:, ::-1], patch[::-1, ::-1]]
+        count = int(np.ceil(1.6 * unit / side))
+        rows = [np.hstack([tiles[rng.integers(4)] for _ in range(count)]) for _ in range(count)]
+        return np.clip(np.vstack(rows), -12, 12).astype(np.float32)
+
+    def paint(
+        self,
+        region: np.ndarray,
+        bend: Bend,
+        curves: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        *,
+        widen: float,
+        opening: float,
+        jaw: float,
+        round_: float,
+    ) -> None:
+        """Fills the opening in ``region`` (uint8, changed in place)."""
+        lips = bend.lips
+        unit = lips.unit
+        u0, l0, u1, l1, _ = curves
+        gap = l1 - u1
+        own = l0 - u0
+        closing = np.clip(own - gap, 0, None)
+        if max(float((gap - own).max()), float(closing.max())) < 0.05:
+            return
+        seen = np.flatnonzero(np.maximum(gap, own) > 0.05)
+        a, b = max(int(seen[0]) - 2, 0), int(seen[-1]) + 3
+        soft = max(1.1 * self.blur, 0.6)
+        pad = int(np.ceil(2 * soft)) + 1
+        top = max(int(np.floor(u1[a:b].min())) - bend.y0 - pad, 0)
+        low = min(int(np.ceil(l1[a:b].max())) - bend.y0 + pad, region.shape[0])
+        up, down = u1[a:b], l1[a:b]
+        g, g0 = gap[a:b], own[a:b]
+        y = bend.rows[top:low]
+        x = bend.columns[a:b]
+        box = region[top:low, a:b].astype(np.float32)
+
+        inside = smooth_step((y - up) / (2 * soft) + 0.5) * smooth_step(
+            (down - y) / (2 * soft) + 0.5
+        )
+        alpha = inside * smooth_step(g / (0.02 * unit + soft))
+        # Where the picture shows its own inside, that stays; the join is soft once the lips go further.
+        more = np.clip(g - g0, 0, None)
+        join = 0.05 * unit * smooth_step(more / (0.08 * unit)) + 0.01
+        keep = smooth_step((l0[a:b] - y) / join) * (g0 > 1)
+        alpha = alpha * (1 - keep)
+
+        colour = self._colour(lips, x, y, up, down, opening=opening, jaw=jaw, widen=widen)
+        grain = self._grain[: low - top, : b - a]
+        if grain.shape == alpha.shape:
+            colour = colour + (0.8 * grain)[:, :, None]
+        box += alpha[:, :, None] * (colour - box)
+        # Lips brought together over teeth need the line that parts them.
+        shut = smooth_step(closing[a:b] / (0.03 * unit)) * (1 - smooth_step(g / (0.05 * unit)))
+        width = max(0.012 * unit, self.blur)
+        line = 0.8 * shut * np.exp(-(((y - (up + down) / 2) / width) ** 2))
+        box += line[:, :, None] * (self._line - box)
+        region[top:low, a:b] = np.clip(box + 0.5, 0, 255).astype(np.uint8)
+
+    def _colour(
+        self,
+        lips: Lips,
+        x: np.ndarray,
+        y: np.ndarray,
+        up: np.ndarray,
+        down: np.ndarray,
+        *,
+        opening: float,
+        jaw: float,
+        widen: float,
+    ) -> np.ndarray:
+        unit = lips.unit
+        cx = lips.centre[0]
+        middle = int(np.argmin(np.abs(x - cx)))
+        half = np.where(x < cx, cx - lips.left, lips.right - cx)
+        xn = np.clip(np.abs(x - cx) / np.maximum(half, 1) / widen, 0, 1.2)
+        gap = (down - up) / unit
+        depth = (y - up) / unit
+        colour = np.broadcast_to(self._dark, (*depth.shape, 3)).copy()
+        # Tongue: a dome that rests on the floor of the mouth.
+        dome = down[middle] - (0.62 * gap[middle] * unit) * (1 - 0.7 * xn**2)
+        tongue = smooth_step((y - dome) / (0.12 * unit)) * ease((opening - 0.06) / 0.10)
+        tongue = 0.75 * tongue * (1 - 0.6 * smooth_step(xn / 0.9))
+        colour += tongue[:, :, None] * (self._tongue - colour)
+        # Upper teeth hang from the skull: their edge stays where it is when the lips move.
+        level = (self._rest(lips) + 0.035 * unit) - 0.03 * unit * xn**2
+        tooth = smooth_step((level - y) / (max(2 * self.blur, 0.012 * unit)) + 0.5)
+        shown = smooth_step((gap - 0.03) / 0.06) * (1 - 0.85 * smooth_step((xn - 0.45) / 0.5))
+        position = np.abs(x - cx) / unit
+        slot = np.abs((position / 0.085 + 0.5) % 1 - 0.5)
+        parts = 1 - 0.10 * np.exp(-((slot * 0.085 * unit / max(self.blur, 0.008 * unit)) ** 2))
+        shade = 0.55 + 0.45 * smooth_step(depth / 0.08)
+        tooth = tooth * shown * self._drawn_teeth
+        colour += tooth[:, :, None] * (self._teeth * (parts * shade)[:, :, None] - colour)
+        return colour
+
+    @staticmethod
+    def _rest(lips: Lips) -> float:
+        return lips.centre[1]

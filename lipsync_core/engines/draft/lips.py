@@ -1,0 +1,504 @@
+"""Where the mouth is in an aligned crop: lip line, corners, opening, chin, cheeks and colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+WORK_UNIT = 80
+"""Eye-mouth distance in the small picture that is searched, so that every number below is in it."""
+
+OPEN_GAIN = 0.27
+"""Gap between the lips at ``open`` = 1, in units; p95 of talkers is .13-.41 (dense landmarks)."""
+
+_LEFT, _ABOVE, _WIDE, _HIGH = 0.85, 0.45, 1.7, 1.40
+"""Searched window around the middle of the mouth corners, in units: left, above, width, height."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lips:
+    """One mouth, in crop pixels. Curves hold one value per column of the crop."""
+
+    size: int
+    """Side of the crop."""
+    unit: float
+    """Distance eyes to mouth, the ruler of everything drawn."""
+    centre: tuple[float, float]
+    """Middle of the mouth under the nose, on the lip line; off the middle of the corners in a turned head."""
+    left: float
+    """x of the mouth corner on the left of the picture."""
+    right: float
+    upper: np.ndarray
+    """``(w,)`` float32 y of the inner border of the upper lip; equal to ``lower`` where closed."""
+    lower: np.ndarray
+    """``(w,)`` float32 y of the inner border of the lower lip."""
+    top: float
+    """Height of the upper lip's red in the middle, pixels above ``upper``."""
+    bottom: float
+    """Height of the lower lip's red in the middle, pixels below ``lower``."""
+    chin: float
+    """y of the lower edge of the chin."""
+    cheeks: np.ndarray
+    """``(h, 2)`` float32 x of the left and right edge of the face in every row; meets at the chin."""
+    skin: np.ndarray
+    """``(3,)`` float32 RGB around the mouth."""
+    lip: np.ndarray
+    """``(3,)`` float32 RGB of the lips."""
+    light: np.ndarray
+    """``(3,)`` float32 RGB of a white surface in this light, as bright as the face's highlights."""
+    teeth: float
+    """0..1: how surely the opening shows teeth."""
+    shape: np.ndarray
+    """``(6,)`` float32 mouth shape that this mouth already has; drawing it changes nothing."""
+
+    @property
+    def gap(self) -> float:
+        """Largest distance between the lips in pixels."""
+        return float((self.lower - self.upper).max())
+
+    @property
+    def half(self) -> float:
+        """Half the distance of the corners."""
+        return (self.right - self.left) / 2
+
+    def moved(self, dx: float, dy: float) -> Lips:
+        """The same mouth shifted by ``(dx, dy)`` pixels."""
+        columns = np.arange(len(self.upper), dtype=np.float32) - dx
+        rows = np.arange(len(self.cheeks), dtype=np.float32) - dy
+
+        def along(curve: np.ndarray, at: np.ndarray) -> np.ndarray:
+            return np.interp(at, np.arange(len(curve)), curve).astype(np.float32)
+
+        return replace(
+            self,
+            centre=(self.centre[0] + dx, self.centre[1] + dy),
+            left=self.left + dx,
+            right=self.right + dx,
+            upper=along(self.upper, columns) + np.float32(dy),
+            lower=along(self.lower, columns) + np.float32(dy),
+            chin=self.chin + dy,
+            cheeks=np.stack([along(self.cheeks[:, i], rows) for i in (0, 1)], 1) + np.float32(dx),
+        )
+
+
+def smooth_step(value: np.ndarray) -> np.ndarray:
+    """0 below 0, 1 above 1, smooth in between."""
+    value = np.clip(value, 0, 1)
+    return value * value * (3 - 2 * value)
+
+
+def ease(value: float) -> float:
+    """``smooth_step`` of one number."""
+    value = min(max(value, 0.0), 1.0)
+    return value * value * (3 - 2 * value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Window:
+    """The searched part of the crop, at ``WORK_UNIT``."""
+
+    lab: np.ndarray
+    """``(h, w, 3)`` float32 CIE Lab."""
+    scale: float
+    """Window pixels per crop pixel."""
+    origin: np.ndarray
+    """``(2,)`` crop position of the centre of the window's first pixel."""
+
+    def inside(self, points: np.ndarray) -> np.ndarray:
+        return (points - self.origin) * self.scale
+
+
+def _window(crop: np.ndarray, middle: np.ndarray, unit: float) -> _Window:
+    scale = WORK_UNIT / unit
+    shape = (round(_WIDE * WORK_UNIT) + 1, round(_HIGH * WORK_UNIT) + 1)
+    origin = middle - np.array([_LEFT, _ABOVE]) * unit
+    source = crop
+    if scale < 0.9:
+        source = cv2.GaussianBlur(crop, (0, 0), 0.5 / scale)
+    matrix = np.array([[1 / scale, 0, origin[0]], [0, 1 / scale, origin[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    rgb = cv2.warpAffine(source, matrix, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    lab = cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return _Window(lab=lab, scale=scale, origin=origin)
+
+
+def _seam(cost: np.ndarray, start: int, end: int) -> np.ndarray:
+    """Cheapest left-to-right path through ``(h, w)``, one row per column, pinned at both ends."""
+    height, width = cost.shape
+    total = np.full(height, np.inf, np.float32)
+    total[start] = cost[start, 0]
+    came = np.zeros((width, height), np.int8)
+    step = np.float32(1.5)
+    for x in range(1, width):
+        below = np.concatenate([total[1:], [np.inf]]).astype(np.float32) + step
+        above = np.concatenate([[np.inf], total[:-1]]).astype(np.float32) + step
+        best = np.minimum(np.minimum(below, above), total)
+        came[x] = np.where(best == total, 0, np.where(best == below, 1, -1))
+        total = best + cost[:, x]
+    path = np.empty(width, np.int64)
+    path[-1] = end
+    for x in range(width - 1, 0, -1):
+        path[x - 1] = path[x] + came[x, path[x]]
+    return path.astype(np.float32)
+
+
+def _redness(
+    lab: np.ndarray, middle: np.ndarray, half: float, slope: float
+) -> tuple[np.ndarray, float]:
+    """How much each pixel has the lips' colour rather than the skin's: 0 skin, 1 lip, and the contrast.
+
+    The axis runs from the skin around the mouth to the reddest part of the mouth region, so that it
+    follows painted, dark and tinted faces; brightness counts half.
+    """
+    height, width = lab.shape[:2]
+    ys, xs = np.mgrid[:height, :width].astype(np.float32)
+    dx = (xs - middle[0]) / WORK_UNIT
+    dy = (ys - middle[1] - slope * (xs - middle[0])) / WORK_UNIT
+    features = cv2.GaussianBlur(lab, (0, 0), 1.2) * np.array([0.5, 1, 1], np.float32)
+    reach = half / WORK_UNIT
+    mouth = (dx / (reach * 0.85)) ** 2 + ((dy - 0.03) / 0.16) ** 2 < 1
+    ring = ((dx / (reach * 1.45)) ** 2 + ((dy - 0.04) / 0.30) ** 2 < 1) & (
+        (dx / (reach * 1.2)) ** 2 + ((dy - 0.04) / 0.22) ** 2 > 1
+    )
+    skin = np.median(features[ring], axis=0)
+    inside = features[mouth]
+    score = inside[:, 1] - 0.25 * np.abs(inside[:, 0] - skin[0])
+    lip = np.median(inside[score >= np.quantile(score, 0.7)], axis=0)
+    axis = lip - skin
+    contrast = float(np.linalg.norm(axis))
+    value = (features - skin) @ axis / max(contrast**2, 9.0)
+    return value.astype(np.float32), contrast
+
+
+def find(crop: np.ndarray, points: np.ndarray) -> Lips:
+    """Measures the mouth of an aligned crop without a landmark model.
+
+    ``crop``: ``(h, w, 3)`` uint8 aligned to ``draft_template``; ``points``: ``(5, 2)`` in its pixels.
+    """
+    points = np.asarray(points, np.float64)
+    eyes, corners = points[:2].mean(0), points[3:5]
+    corners = corners[np.argsort(corners[:, 0])]
+    middle = corners.mean(0)
+    unit = float(np.hypot(*(middle - eyes)))
+    view = _window(crop, middle, unit)
+    lab = view.lab
+    inner = view.inside(corners)
+    slope = float(
+        np.clip((inner[1, 1] - inner[0, 1]) / max(inner[1, 0] - inner[0, 0], 1), -0.3, 0.3)
+    )
+    here = view.inside(middle)
+    half = float(np.clip((inner[1, 0] - inner[0, 0]) / 2, 0.24 * WORK_UNIT, 0.52 * WORK_UNIT))
+    red, contrast = _redness(lab, here, half, slope)
+
+    line = _lip_line(lab, red, here, half, slope)
+    left, right = _corners(lab, red, line, here, half)
+    line = _straightened(line, left, right)
+    upper, lower, teeth = _inner_edges(lab, red, contrast, line, left, right)
+    thick = _thickness(red, upper, lower, left, right)
+    return _assemble(crop, points, view, left, right, upper, lower, teeth, thick)
+
+
+def _lip_line(
+    lab: np.ndarray, red: np.ndarray, middle: np.ndarray, half: float, slope: float
+) -> np.ndarray:
+    """``(w,)`` y of the dark line between the lips."""
+    height, width = lab.shape[:2]
+    light = cv2.GaussianBlur(lab[:, :, 0], (0, 0), 1.5)
+    dark = light - cv2.GaussianBlur(light, (0, 0), 0.09 * WORK_UNIT)
+    x0, x1 = round(middle[0] - half), round(middle[0] + half)
+    x0, x1 = max(x0, 1), min(x1, width - 2)
+    reach = round(0.15 * WORK_UNIT)
+    columns = np.arange(x0, x1 + 1)
+    axis = middle[1] + slope * (columns - middle[0])
+    rows = np.arange(-reach, reach + 1)
+    index = np.clip(np.round(axis).astype(int) + rows[:, None], 0, height - 1)
+    # The line lies between lips: red just above and below it. A nostril or a moustache has none.
+    near = cv2.GaussianBlur(np.clip(red, 0, 1.2), (0, 0), 0.05 * WORK_UNIT)
+    cost = dark[index, columns] * 2.0 - 7.0 * near[index, columns]
+    cost = cost + 10.0 * (rows[:, None] / reach) ** 2
+    middle_row = reach
+    path = _seam(cost.astype(np.float32), middle_row, middle_row)
+    found = np.round(axis) + path - reach
+    found = cv2.blur(found[None].astype(np.float32), (13, 1), borderType=cv2.BORDER_REPLICATE)[0]
+    everywhere = np.arange(width)
+    out = np.interp(everywhere, columns, found)
+    return out.astype(np.float32)
+
+
+def _corners(
+    lab: np.ndarray, red: np.ndarray, line: np.ndarray, middle: np.ndarray, half: float
+) -> tuple[float, float]:
+    """x of both ends of the mouth: where neither a dark line nor lip colour goes on."""
+    width = lab.shape[1]
+    light = cv2.GaussianBlur(lab[:, :, 0], (0, 0), 1.0)
+    columns = np.arange(width)
+
+    def sample(picture: np.ndarray, shift: float) -> np.ndarray:
+        rows = np.clip(np.round(line + shift).astype(int), 0, picture.shape[0] - 1)
+        return picture[rows, columns]
+
+    here = np.min([sample(light, s) for s in (-1, 0, 1)], axis=0)
+    side = (sample(light, -7) + sample(light, 7)) / 2
+    dark = np.clip(side - here, 0, None)
+    colour = np.mean([np.clip(sample(red, s), 0, 1) for s in (-4, -2, 0, 2, 4)], axis=0)
+    centre = np.abs(columns - middle[0]) < 0.5 * half
+    evidence = 0.5 * dark / max(float(np.median(dark[centre])), 3.0)
+    evidence = np.clip(evidence, 0, 1.0) + colour / max(float(np.median(colour[centre])), 0.3)
+    evidence = cv2.blur(evidence[None].astype(np.float32), (5, 1))[0]
+    limit = 0.5 * float(np.median(evidence[centre]))
+
+    def end(direction: int) -> float:
+        expected = middle[0] + direction * half
+        x = middle[0] + direction * (half - 0.22 * WORK_UNIT)
+        last = expected + direction * 0.12 * WORK_UNIT
+        while (last - x) * direction > 0 and evidence[int(np.clip(round(x), 0, width - 1))] > limit:
+            x += direction
+        # The detector's own corner keeps a vote: evidence is noisy in beards and blur.
+        return 0.75 * x + 0.25 * expected
+
+    return float(end(-1)), float(end(1))
+
+
+def _straightened(line: np.ndarray, left: float, right: float) -> np.ndarray:
+    """Outside the corners the line goes on level, where the search saw only cheek."""
+    columns = np.arange(len(line))
+    x0, x1 = int(np.ceil(left)), int(np.floor(right))
+    return np.interp(columns, columns[x0 : x1 + 1], line[x0 : x1 + 1]).astype(np.float32)
+
+
+def _inner_edges(
+    lab: np.ndarray,
+    red: np.ndarray,
+    contrast: float,
+    line: np.ndarray,
+    left: float,
+    right: float,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Inner borders of the lips where teeth or a dark gap part them; else both are the lip line.
+
+    Both borders hang between the corners like a power arch. Their two heights are chosen together, so
+    that what lies between looks unlike lips (pale or dark) and what lies just outside looks like lips.
+    """
+    height, width = lab.shape[:2]
+    closed = line.copy(), line.copy(), 0.0
+    middle, half = (left + right) / 2, (right - left) / 2
+    columns = np.arange(int(np.ceil(left)) + 2, int(np.floor(right)) - 1)
+    if contrast < 5 or len(columns) < 8:
+        return closed
+    light = cv2.GaussianBlur(lab[:, :, 0], (0, 0), 1.0)
+    lip_light = float(np.median(light[np.clip(red, 0, 1) > 0.6])) if (red > 0.6).any() else 50.0
+    dark = smooth_step((lip_light - 8 - light) / 14)
+    pale = 1 - smooth_step((red - 0.3) / 0.4)
+    foreign = np.maximum(dark, pale) * 2 - 1
+    sure = min(1.0, contrast / 12)
+    lips = smooth_step((red - 0.2) / 0.4) * 2 - 1
+    total = np.concatenate([np.zeros((1, width)), np.cumsum(foreign * sure, 0)]).astype(np.float32)
+    band = np.concatenate([np.zeros((1, width)), np.cumsum(lips * sure, 0)]).astype(np.float32)
+    xn = (columns - middle) / half
+    arch = (1 - np.abs(xn) ** 2.2) ** 0.7
+    ends = np.interp([left + 2, right - 2], np.arange(width), line)
+    base = ends.mean() + (ends[1] - ends[0]) / 2 * xn
+    heights = np.arange(-0.22, 0.42, 0.01) * WORK_UNIT
+    rims = 0.04 * WORK_UNIT, 0.06 * WORK_UNIT
+
+    def at(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        rows = np.clip(np.round(rows).astype(int), 0, height)
+        return table[rows, columns]
+
+    edge = base + heights[:, None] * arch
+    area = at(total, edge).sum(1)
+    above = (at(band, edge) - at(band, edge - rims[0])).mean(1) / rims[0]
+    below = (at(band, edge + rims[1]) - at(band, edge)).mean(1) / rims[1]
+    # Skin is as pale as teeth: without lip on both sides there is no opening, however large.
+    framed = (above[:, None] > -0.3 * sure) & (below[None, :] > 0.1 * sure)
+    bands = rims[0] * above[:, None] + rims[1] * below[None, :]
+    score = (area[None, :] - area[:, None]) + 1.5 * len(columns) * bands
+    score = np.where(framed, score, -np.inf)
+    gap = heights[None, :] - heights[:, None]
+    # A shut mouth explains a thin dark line as well; parting the lips must pay for itself.
+    score = np.where((gap >= 0) & (gap < 0.45 * WORK_UNIT), score, -np.inf)
+    i, j = np.unravel_index(int(np.argmax(score)), score.shape)
+    cheap = np.diag(score).max() + 0.02 * WORK_UNIT * len(columns)
+    if not np.isfinite(score[i, j]) or score[i, j] <= cheap or gap[i, j] < 0.025 * WORK_UNIT:
+        return closed
+    every = np.clip((np.arange(width) - middle) / half, -1, 1)
+    profile = (1 - np.abs(every) ** 2.2) ** 0.7
+    level = ends.mean() + (ends[1] - ends[0]) / 2 * every
+    centre = level + (heights[i] + heights[j]) / 2 * profile
+    reach = np.abs(every) < 0.6
+    rows = np.clip(np.round(centre[reach]).astype(int), 0, height - 1)
+    seen = float(np.median(lab[rows, np.flatnonzero(reach), 0]))
+    teeth = float(np.clip((seen - 0.75 * lip_light) / (0.35 * lip_light), 0, 1))
+    return (
+        (level + heights[i] * profile).astype(np.float32),
+        (level + heights[j] * profile).astype(np.float32),
+        teeth,
+    )
+
+
+def _thickness(
+    red: np.ndarray, upper: np.ndarray, lower: np.ndarray, left: float, right: float
+) -> tuple[float, float]:
+    """Heights of the upper and of the lower lip's red around the middle, in units."""
+    middle, half = (left + right) / 2, (right - left) / 2
+    columns = np.arange(int(middle - 0.4 * half), int(middle + 0.4 * half) + 1)
+    reach = np.arange(2, round(0.24 * WORK_UNIT))
+    up = np.clip(np.round(upper[columns] - reach[:, None]).astype(int), 0, red.shape[0] - 1)
+    low = np.clip(np.round(lower[columns] + reach[:, None]).astype(int), 0, red.shape[0] - 1)
+
+    def run(colour: np.ndarray) -> float:
+        out = colour < 0.45
+        out[:2] = False
+        ends = np.where(out.any(0), np.argmax(out, 0), len(out))
+        return float(np.median(ends) + 2) / WORK_UNIT
+
+    top, bottom = run(red[up, columns]), run(red[low, columns])
+    return float(np.clip(top, 0.04, 0.14)), float(np.clip(bottom, 0.06, 0.18))
+
+
+def _assemble(
+    crop: np.ndarray,
+    points: np.ndarray,
+    view: _Window,
+    left: float,
+    right: float,
+    upper: np.ndarray,
+    lower: np.ndarray,
+    teeth: float,
+    thick: tuple[float, float],
+) -> Lips:
+    height, width = crop.shape[:2]
+    unit = WORK_UNIT / view.scale
+    columns = np.arange(width, dtype=np.float64)
+
+    def back(curve: np.ndarray) -> np.ndarray:
+        at = (columns - view.origin[0]) * view.scale
+        return (np.interp(at, np.arange(len(curve)), curve) / view.scale + view.origin[1]).astype(
+            np.float32
+        )
+
+    up, low = back(upper), back(lower)
+    x0, x1 = (float(v / view.scale + view.origin[0]) for v in (left, right))
+    nose = points[2, 0] - points[:2, 0].mean()
+    centre_x = float(
+        np.clip((x0 + x1) / 2 + 0.25 * nose, x0 + 0.35 * (x1 - x0), x1 - 0.35 * (x1 - x0))
+    )
+    at = round(centre_x)
+    centre_y = float((up[at] + low[at]) / 2)
+    gap = float((low - up).max())
+    chin = min(centre_y + 0.68 * unit + 0.5 * gap, height - 1.0)
+    cheeks = _cheeks(height, centre_x, centre_y, chin, unit)
+    skin, lip, light = _colours(crop, centre_x, centre_y, unit)
+    opening = gap / unit / OPEN_GAIN
+    # A smile parts the lips with the jaw shut; a dark gap is a dropped jaw.
+    shape = np.array([opening, opening * (0.9 - 0.5 * teeth), 0, 0, 0, 0], np.float32)
+    return Lips(
+        size=width,
+        unit=unit,
+        centre=(centre_x, centre_y),
+        left=x0,
+        right=x1,
+        upper=up,
+        lower=low,
+        top=thick[0] * unit,
+        bottom=thick[1] * unit,
+        chin=chin,
+        cheeks=cheeks,
+        skin=skin,
+        lip=lip,
+        light=light,
+        teeth=teeth,
+        shape=shape,
+    )
+
+
+def _cheeks(height: int, x: float, y: float, chin: float, unit: float) -> np.ndarray:
+    rows = np.arange(height, dtype=np.float32)
+    t = np.clip((rows - (y - 0.3 * unit)) / (chin - y + 0.3 * unit), 0, 1)
+    half = 0.80 * unit * np.sqrt(np.clip(1 - t**2.6, 0, 1))
+    return np.stack([x - half, x + half], 1).astype(np.float32)
+
+
+def _colours(
+    crop: np.ndarray, x: float, y: float, unit: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Skin, lip and white as this picture shows them."""
+
+    def patch(x0: float, x1: float, y0: float, y1: float) -> np.ndarray:
+        rows = slice(max(round(y + y0 * unit), 0), max(round(y + y1 * unit), 1))
+        columns = slice(max(round(x + x0 * unit), 0), max(round(x + x1 * unit), 1))
+        return crop[rows, columns].reshape(-1, 3).astype(np.float32)
+
+    face = patch(-0.5, 0.5, -0.55, -0.1)
+    skin = np.median(face, axis=0)
+    lip = np.median(patch(-0.15, 0.15, 0.04, 0.10), axis=0)
+    bright = face[face.sum(1) >= np.quantile(face.sum(1), 0.9)]
+    high = np.median(bright, axis=0)
+    # Highlights keep some of the skin's hue; half of it is taken out.
+    light = high.max() * (0.5 + 0.5 * high / high.max())
+    return skin, lip, light.astype(np.float32)
+
+
+class Tracker:
+    """Carries a mouth measured once over to the next aligned crops of the same clip.
+
+    Aligned crops hardly move, so only a small shift is corrected, and only as fast as a head wanders:
+    what is measured frame by frame trembles, and a trembling lip line is seen before a displaced one.
+    """
+
+    REACH = 0.10
+    """Largest shift that is followed, in units."""
+
+    def __init__(self, crop: np.ndarray, lips: Lips) -> None:
+        self.lips = lips
+        self._scale = min(1.0, 40 / lips.unit)
+        self._shift = np.zeros(2)
+        self._first = True
+        unit = lips.unit
+        # Nose base and upper lip: they hold still relative to the lip line while the jaw moves.
+        x, y = lips.centre[0], (lips.centre[1] + float(lips.upper[round(lips.centre[0])])) / 2
+        self._box = (x - 0.50 * unit, y - 0.42 * unit, x + 0.50 * unit, y + 0.10 * unit)
+        self._template = self._cut(crop, 0.0)
+
+    def _cut(self, crop: np.ndarray, margin: float) -> np.ndarray:
+        x0, y0, x1, y1 = self._box
+        step = 1 / self._scale
+        more = round(margin * self.lips.unit * self._scale)
+        width = round((x1 - x0) * self._scale) + 2 * more
+        height = round((y1 - y0) * self._scale) + 2 * more
+        matrix = np.array([[step, 0, x0 - more * step], [0, step, y0 - more * step]])
+        patch = cv2.warpAffine(
+            crop,
+            matrix,
+            (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        gray = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        return cv2.GaussianBlur(gray, (0, 0), 1.0)
+
+    def see(self, crop: np.ndarray) -> Lips:
+        """The mouth in the next crop; a cut to another shot needs a new tracker."""
+        seen = self._cut(crop, self.REACH)
+        score = cv2.matchTemplate(seen, self._template, cv2.TM_CCOEFF_NORMED)
+        row, column = np.unravel_index(int(np.argmax(score)), score.shape)
+        shift = self._shift
+        if score[row, column] > 0.5:
+            peak = np.array([_peak(score[row], int(column)), _peak(score[:, column], int(row))])
+            centre = (np.array(score.shape[::-1]) - 1) / 2
+            shift = (peak - centre) / self._scale
+        pace = 1.0 if self._first else 0.25
+        self._first = False
+        self._shift = self._shift + pace * (shift - self._shift)
+        return self.lips.moved(float(self._shift[0]), float(self._shift[1]))
+
+
+def _peak(values: np.ndarray, at: int) -> float:
+    """Position of a maximum to a fraction of a sample, by the parabola through its neighbours."""
+    if not 0 < at < len(values) - 1:
+        return float(at)
+    a, b, c = (float(v) for v in values[at - 1 : at + 2])
+    bend = a - 2 * b + c
+    return at if bend >= 0 else at + 0.5 * (a - c) / bend

@@ -1,0 +1,59 @@
+"""The mouth must be found where it is, at every size."""
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from lipsync_core.engines.draft import lips
+from lipsync_core.faces.templates import draft_template
+
+# Eyes, nose and mouth corners of the astronaut as YuNet sees them.
+ASTRONAUT = np.array(
+    [[201.5, 105.0], [245.2, 104.9], [220.7, 127.1], [203.9, 145.2], [242.4, 145.0]]
+)
+
+
+def aligned(size: int) -> tuple[np.ndarray, np.ndarray]:
+    template = draft_template(size)
+    eyes, mouth = ASTRONAUT[:2].mean(0), ASTRONAUT[3:].mean(0)
+    scale = template.unit / np.hypot(*(mouth - eyes))
+    shift = np.array(template.mouth) * size - scale * mouth
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    crop = cv2.warpAffine(data.astronaut(), matrix, (size, size), flags=cv2.INTER_CUBIC)
+    return crop, ASTRONAUT * scale + shift
+
+
+@pytest.mark.parametrize("size", [128, 192, 320, 512])
+def test_a_smile_is_found_open_with_teeth_at_every_size(size: int) -> None:
+    crop, points = aligned(size)
+    mouth = lips.find(crop, points)
+    assert 0.10 < mouth.gap / mouth.unit < 0.24
+    assert mouth.teeth > 0.5
+    assert abs(mouth.left - points[3, 0]) < 0.2 * mouth.unit
+    assert abs(mouth.right - points[4, 0]) < 0.2 * mouth.unit
+    assert mouth.upper.shape == mouth.lower.shape == (size,)
+    assert (mouth.lower >= mouth.upper).all()
+
+
+def test_a_shift_moves_everything() -> None:
+    crop, points = aligned(192)
+    mouth = lips.find(crop, points)
+    moved = mouth.moved(3.0, -2.0)
+    assert moved.left == pytest.approx(mouth.left + 3)
+    assert moved.chin == pytest.approx(mouth.chin - 2)
+    np.testing.assert_allclose(moved.upper[60:140], mouth.upper[57:137] - 2, atol=1e-3)
+    np.testing.assert_allclose(moved.cheeks[60:140], mouth.cheeks[62:142] + 3, atol=1e-3)
+
+
+def test_the_tracker_follows_a_displaced_face_and_rests_on_a_still_one() -> None:
+    crop, points = aligned(192)
+    mouth = lips.find(crop, points)
+    still = lips.Tracker(crop, mouth)
+    for _ in range(3):
+        assert still.see(crop).left == pytest.approx(mouth.left, abs=0.05)
+    matrix = np.array([[1, 0, 2.5], [0, 1, -1.5]])
+    shifted = cv2.warpAffine(crop, matrix, (192, 192), borderMode=cv2.BORDER_REPLICATE)
+    seen = lips.Tracker(crop, mouth).see(shifted)
+    assert seen.left == pytest.approx(mouth.left + 2.5, abs=0.4)
+    assert seen.chin == pytest.approx(mouth.chin - 1.5, abs=0.4)
