@@ -1,0 +1,222 @@
+"""Hears a voice and says how the mouth moves: a small network in numpy, then closures that are seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...audio.mel import BANDS, LEVEL, RATE, ROWS_PER_SECOND, loudness, mel_rows
+from ...errors import WeightsError
+
+if TYPE_CHECKING:
+    from ...types import Voice
+
+SHAPES = ("open", "jaw", "wide", "round", "press", "fv")
+"""The columns of a mouth shape."""
+OPEN, JAW, WIDE, ROUND, PRESS, FV = range(6)
+
+WEIGHTS = Path(__file__).with_name("mouth.safetensors")
+"""Made by ``python -m trainer.tasks.mouth.train``; numbers in trainer/tasks/mouth/RESULTS.md."""
+
+SPEECH_RANGE = 25.0
+"""dB below the top within which a row counts as voice when its average colour is taken."""
+QUIET_FILE = -55.0
+"""dBFS: a voice track whose loud rows stay below this has no voice to follow."""
+_WINDOW, _STEP = 3000, 500
+"""Rows over which level and colour are taken, and from one such window to the next."""
+_LEVEL_FALL = 15.0
+"""dB by which a stretch may be softer than the whole and still be heard as voice."""
+_CHUNK = 3000
+"""Rows that go through the network at once; fixed, so that the result does not depend on anything."""
+_HALO = 32
+"""Rows of context on either side of a chunk; the network sees 20."""
+
+
+def level_and_colour(rows: np.ndarray) -> tuple[float, np.ndarray]:
+    """How loud the voice in ``rows`` (``(N, 40)`` dB or wider) is, and ``(40,)`` its average spectrum.
+
+    The level is the 95th percentile of loudness, or 6 dB under the 99th where the voice is rare.
+    """
+    bands = rows[:, :BANDS]
+    total = loudness(bands)
+    usual, peak = np.percentile(total, [95, 99])
+    top = max(usual, peak - 6.0)
+    return float(top), bands[total > top - SPEECH_RANGE].astype(np.float32).mean(0)
+
+
+def features(rows: np.ndarray, top: float | np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """``(N, 41)`` float32 inputs of the network: bands against ``colour``, loudness against ``top``.
+
+    ``top`` and ``colour`` are one value each, or one per row.
+    """
+    bands = np.asarray(rows[:, :BANDS], np.float32)
+    out = np.empty((len(bands), BANDS + 1), np.float32)
+    out[:, :BANDS] = np.clip(bands - colour, -40.0, 25.0) / 15.0
+    out[:, BANDS] = np.clip((loudness(bands) - top) / 20.0, -2.5, 0.5) + 1.0
+    return out
+
+
+class Network:
+    """The trained network of ``models/mouth.py``, run with numpy."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            tensors = load_file(path)
+        except FileNotFoundError as error:
+            raise WeightsError(
+                f"the mouth network {path} is missing; reinstall lipsync-core, it is part of it"
+            ) from error
+        except SafetensorError as error:
+            raise WeightsError(
+                f"the mouth network {path} is damaged ({error}); reinstall lipsync-core"
+            ) from error
+        self._layers = {
+            name.removesuffix(".weight"): (
+                # one (inputs, outputs) matrix a tap
+                np.ascontiguousarray(tensor.astype(np.float32).transpose(2, 1, 0)),
+                tensors[name.replace(".weight", ".bias")].astype(np.float32),
+            )
+            for name, tensor in tensors.items()
+            if name.endswith(".weight")
+        }
+        self._dilations = [int(d) for d in tensors["dilations"]]
+
+    def _convolve(self, x: np.ndarray, name: str, dilation: int = 1) -> np.ndarray:
+        """Zeros beyond both ends, as many rows out as in."""
+        taps, bias = self._layers[name]
+        if len(taps) == 1:
+            return x @ taps[0] + bias
+        reach = len(taps) // 2 * dilation
+        padded = np.pad(x, ((reach, reach), (0, 0)))
+        out = np.broadcast_to(bias, (len(x), len(bias))).copy()
+        for tap, matrix in enumerate(taps):
+            out += padded[tap * dilation : tap * dilation + len(x)] @ matrix
+        return out
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """``(N, 41)`` features -> ``(N, 6)`` shapes in 0..1, 100 rows a second."""
+        x = np.maximum(self._convolve(x, "first"), 0)
+        for number, dilation in enumerate(self._dilations):
+            x += np.maximum(self._convolve(x, f"blocks.{number}", dilation), 0)
+        contact = np.maximum(self._convolve(x, "closure"), 0)
+        logits = np.concatenate(
+            [self._convolve(x, "shape"), self._convolve(contact, "contact")], axis=1
+        )
+        return 1.0 / (1.0 + np.exp(-np.clip(logits, -30, 30)))
+
+
+@lru_cache(maxsize=2)
+def network(path: Path = WEIGHTS) -> Network:
+    """The shipped network, read once."""
+    return Network(path)
+
+
+def _normalised(rows: np.ndarray, start: int, stop: int, stats: _Course) -> np.ndarray:
+    top, colour = stats.at(start, stop)
+    return features(rows[start:stop], top[:, None][:, 0], colour)
+
+
+class _Course:
+    """Level and colour of a long voice, slowly changing: one estimate every five seconds."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        count = len(rows)
+        whole_top, whole_colour = level_and_colour(rows[:: max(1, count // 60_000)])
+        half = _WINDOW // 2
+        if count <= _WINDOW:
+            self.centres = np.array([0.0])
+            tops, colours = [whole_top], [whole_colour]
+        else:
+            self.centres = np.arange(half, count - half + _STEP, _STEP, dtype=float)
+            self.centres = np.minimum(self.centres, count - half)
+            tops, colours = [], []
+            for centre in self.centres.astype(int):
+                top, colour = level_and_colour(rows[centre - half : centre + half])
+                quiet = top < whole_top - _LEVEL_FALL
+                tops.append(max(top, whole_top - _LEVEL_FALL))
+                colours.append(whole_colour if quiet else colour)
+        self.tops, self.colours = np.array(tops), np.array(colours)
+
+    def at(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """``(N,)`` level and ``(N, 40)`` colour of rows ``start`` to ``stop``."""
+        place = np.interp(
+            np.arange(start, stop), self.centres, np.arange(len(self.centres), dtype=float)
+        )
+        low = np.minimum(place.astype(int), max(0, len(self.centres) - 2))
+        high = np.minimum(low + 1, len(self.centres) - 1)
+        part = (place - low)[:, None]
+        tops = self.tops[low] * (1 - part[:, 0]) + self.tops[high] * part[:, 0]
+        return tops, self.colours[low] * (1 - part) + self.colours[high] * part
+
+
+def raw_shapes(rows: np.ndarray, net: Network | None = None) -> np.ndarray:
+    """``(N, 6)`` float32 network output for ``(N, 41)`` rows of a whole voice, before drawing rules."""
+    net = net or network()
+    count = len(rows)
+    out = np.zeros((count, len(SHAPES)), np.float32)
+    if not count or np.percentile(rows[:, LEVEL], 98) < QUIET_FILE:
+        return out
+    course = _Course(rows)
+    for start in range(0, count, _CHUNK):
+        stop = min(start + _CHUNK, count)
+        first, last = max(0, start - _HALO), min(count, stop + _HALO)
+        x = features(rows[first:last], *course.at(first, last))
+        out[start:stop] = net(x)[start - first : stop - first]
+    return out
+
+
+def hear(voice: Voice, times: Sequence[Fraction] | np.ndarray) -> np.ndarray:
+    """``(T, 6)`` float32 mouth shapes (``SHAPES``), each 0..1 and open up to 1.1, at ``times`` (seconds).
+
+    Silence, and any time outside the voice, is a closed mouth: exact zeros.
+    """
+    rows = [block.astype(np.float16) for block in mel_rows(voice.blocks(RATE))]
+    moments = np.array([float(t) for t in times], np.float64)
+    if not rows:
+        return np.zeros((len(moments), len(SHAPES)), np.float32)
+    table = np.concatenate(rows)
+    return draw(raw_shapes(table), table, moments)
+
+
+def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Shapes to be drawn at ``moments`` from the network's output at 100 rows a second."""
+    sampled = _sample(raw, moments, 0.012)
+    out = np.empty_like(sampled)
+    out[:, OPEN] = np.clip(1.25 * (sampled[:, OPEN] - 0.05), 0, 1.1)
+    out[:, JAW] = np.clip(1.2 * (sampled[:, JAW] - 0.05), 0, 1)
+    out[:, WIDE] = np.clip(1.15 * sampled[:, WIDE] - 0.03, 0, 1)
+    out[:, ROUND] = np.clip(1.15 * sampled[:, ROUND] - 0.03, 0, 1)
+    out[:, PRESS] = np.clip(1.3 * sampled[:, PRESS] - 0.1, 0, 1)
+    out[:, FV] = np.clip(1.3 * sampled[:, FV] - 0.15, 0, 1)
+    out[:, OPEN] *= 1 - 0.9 * out[:, PRESS]
+    return out
+
+
+def _sample(curves: np.ndarray, moments: np.ndarray, sigma: float | np.ndarray) -> np.ndarray:
+    """``(T, C)`` values of ``(N, C)`` curves (100 rows a second) at ``moments``, under a Gaussian.
+
+    ``sigma``: seconds, one or one per moment. Zeros beyond both ends.
+    """
+    spread = np.broadcast_to(np.asarray(sigma, np.float64) * ROWS_PER_SECOND, moments.shape)
+    reach = int(np.ceil(3.5 * spread.max(initial=0.5)))
+    padded = np.pad(curves, ((reach, reach), (0, 0)))
+    out = np.zeros((len(moments), curves.shape[1]), np.float32)
+    place = moments * ROWS_PER_SECOND
+    inside = np.nonzero((place > -0.5) & (place < len(curves) - 0.5))[0]
+    offsets = np.arange(-reach, reach + 1)
+    for first in range(0, len(inside), 4096):
+        at = inside[first : first + 4096]
+        near = np.round(place[at]).astype(int)
+        distance = near[:, None] + offsets - place[at, None]
+        weights = np.exp(-0.5 * (distance / spread[at, None]) ** 2)
+        weights /= weights.sum(1, keepdims=True)
+        out[at] = np.einsum("tk,tkc->tc", weights, padded[near[:, None] + offsets + reach])
+    return out

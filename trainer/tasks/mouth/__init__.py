@@ -1,0 +1,1 @@
+"""The draft engine's ears: synthetic speech, training and evaluation of the mouth network."""

@@ -1,0 +1,217 @@
+"""Compares what the draft engine hears with real lips measured by ``measure.py``.
+
+    python -m trainer.tasks.mouth.evaluate LIPS_DIR CLIP [CLIP ...] [--weights mouth.safetensors]
+
+Reads the sound of each clip and ``LIPS_DIR/<clip>.npz``. Clips of the GRID corpus are named after their
+sentence (``lbax4n``: lay blue at x four now), so their p, b and m can be found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from lipsync_core.audio.mel import BANDS, RATE, loudness, mel_rows
+from lipsync_core.engines.draft import speech
+from lipsync_core.engines.draft.speech import JAW, OPEN, PRESS, ROUND, WIDE
+
+LAGS = np.arange(-500, 501, 10)
+"""Milliseconds; positive: the real mouth comes later than the heard one."""
+
+_WORDS = (
+    dict(b="bin", l="lay", p="place", s="set"),
+    dict(b="blue", g="green", r="red", w="white"),
+    dict(a="at", b="by", i="in", w="with"),
+    None,  # a letter
+    dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),
+    dict(n="now", a="again", p="please", s="soon"),
+)
+
+
+@dataclass(frozen=True)
+class SoundFile:
+    """A ``Voice`` from the sound of a file, whole in memory."""
+
+    samples: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> SoundFile:
+        """Decodes to 16 kHz, one channel."""
+        import av
+
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        with av.open(str(path)) as container:
+            frames = [f for d in container.decode(audio=0) for f in resampler.resample(d)]
+            frames += resampler.resample(None)
+        return cls(np.concatenate([f.to_ndarray()[0] for f in frames]).astype(np.float32))
+
+    @property
+    def duration(self) -> Fraction:
+        return Fraction(len(self.samples), RATE)
+
+    def blocks(self, rate: int) -> Iterator[np.ndarray]:
+        """One block with everything."""
+        assert rate == RATE
+        yield self.samples
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's r over the rows where both are finite."""
+    good = np.isfinite(a) & np.isfinite(b)
+    if good.sum() < 3 or a[good].std() < 1e-9 or b[good].std() < 1e-9:
+        return 0.0
+    return float(np.corrcoef(a[good], b[good])[0, 1])
+
+
+def percentile_ranks(curve: np.ndarray) -> np.ndarray:
+    """0..1 for each frame: the share of the clip's frames that are lower, ties counted half."""
+    below = (curve[None, :] < curve[:, None]).mean(1)
+    ties = (curve[None, :] == curve[:, None]).mean(1)
+    return below + ties / 2
+
+
+def grid_sentence(stem: str) -> str | None:
+    """The sentence of a GRID clip by its name, or None."""
+    if len(stem) != 6:
+        return None
+    words = []
+    for letter, table in zip(stem, _WORDS, strict=True):
+        if table is not None and letter not in table:
+            return None
+        words.append(table[letter] if table is not None else letter.upper())
+    return " ".join(words)
+
+
+def bilabials(sound: np.ndarray, text: str) -> np.ndarray:
+    """Seconds of the middle of each p, b and m closure of ``text`` in ``sound``.
+
+    The sentence is said by espeak-ng and its rows are aligned to those of the sound (dynamic time
+    warping of loudness-normalised bands); good to two or three hundredths of a second.
+    """
+    from scipy.signal import resample_poly
+
+    from .espeak import Espeak, Style
+    from .phones import IS_BILABIAL, segments
+
+    espeak = Espeak()
+    said = espeak.say(text, Style(voice="en-us", words_per_minute=150))
+    assert said is not None
+    parts = segments(said.samples, espeak.rate, said.phones)
+    a = _comparable(resample_poly(said.samples, 320, 441).astype(np.float32))
+    b = _comparable(sound)
+    cost = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    total = np.full((len(a) + 1, len(b) + 1), np.inf)
+    total[0, 0] = 0
+    for i in range(len(a)):
+        for j in range(len(b)):
+            total[i + 1, j + 1] = cost[i, j] + min(
+                total[i, j], total[i, j + 1] + 0.3, total[i + 1, j] + 0.3
+            )
+    i, j, place = len(a), len(b), np.zeros(len(a))
+    while i and j:
+        place[i - 1] = j - 1
+        step = np.argmin([total[i - 1, j - 1], total[i - 1, j] + 0.3, total[i, j - 1] + 0.3])
+        i, j = i - (step != 2), j - (step != 1)
+    middle = (parts.starts + parts.ends)[IS_BILABIAL[parts.codes]] / 2
+    return np.interp(middle * 100, np.arange(len(a)), place) / 100
+
+
+def _comparable(sound: np.ndarray) -> np.ndarray:
+    rows = np.concatenate(list(mel_rows([sound])))
+    return speech.features(rows, *speech.level_and_colour(rows)) * np.r_[np.ones(BANDS), 6.0]
+
+
+def energy_curve(rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """The baseline: loudness in dB within 40 dB of the top, under a Gaussian of 40 ms."""
+    total = loudness(rows[:, :BANDS])
+    top = np.percentile(total, 95)
+    scaled = np.clip((total - top) / 40 + 1, 0, None).astype(np.float32)
+    return speech._sample(scaled[:, None], moments, 0.04)[:, 0]
+
+
+def lag_curve(
+    raw: np.ndarray, rows: np.ndarray, moments: np.ndarray, lips: np.ndarray
+) -> np.ndarray:
+    """Correlation of opening at every one of ``LAGS``."""
+    return np.array(
+        [correlation(speech.draw(raw, rows, moments - lag / 1000)[:, OPEN], lips) for lag in LAGS]
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lips", type=Path)
+    parser.add_argument("clips", type=Path, nargs="+")
+    parser.add_argument("--weights", type=Path, default=speech.WEIGHTS)
+    options = parser.parse_args()
+    net = speech.network(options.weights)
+    print("clip      open  loud  jaw   (loud) width (loud) lag ms (r)    "
+          "press>.5: n, real rank | true closures: n, drawn rank, real rank, caught")  # fmt: skip
+    table, mean_lags, cpu, seconds = [], [], 0.0, 0.0
+    at_press: list[float] = []
+    at_closure: list[float] = []
+    real_at_closure: list[float] = []
+    caught: list[bool] = []
+    for clip in options.clips:
+        with np.load(options.lips / f"{clip.stem}.npz") as stored:
+            lips = {name: stored[name] for name in stored.files}
+        sound = SoundFile.read(clip)
+        began = time.process_time()
+        rows = np.concatenate(list(mel_rows([sound.samples])))
+        raw = speech.raw_shapes(rows, net)
+        heard = speech.draw(raw, rows, lips["time"])
+        cpu += time.process_time() - began
+        seconds += float(sound.duration)
+        loud = energy_curve(rows, lips["time"])
+        lags = lag_curve(raw, rows, lips["time"], lips["open"])
+        mean_lags.append(lags)
+        row = [
+            correlation(heard[:, OPEN], lips["open"]),
+            correlation(loud, lips["open"]),
+            correlation(heard[:, JAW], lips["jaw"]),
+            correlation(loud, lips["jaw"]),
+            correlation(heard[:, WIDE] - heard[:, ROUND], lips["width"]),
+            correlation(loud, lips["width"]),
+        ]
+        table.append(row)
+        ranks = percentile_ranks(lips["open"])
+        closed = heard[:, PRESS] > 0.5
+        at_press += list(ranks[closed])
+        line = f"{clip.stem:9.9} " + " ".join(f"{v:+.2f}" for v in row)
+        line += f"  {LAGS[lags.argmax()]:+4d} ({lags.max():.2f})    {closed.sum():2d} "
+        line += f"{ranks[closed].mean():.2f}" if closed.any() else "  - "
+        text = grid_sentence(clip.stem)
+        if text:
+            drawn = percentile_ranks(heard[:, OPEN])
+            here, real, hits = [], [], []
+            for moment in bilabials(sound.samples, text):
+                near = np.nonzero(np.abs(lips["time"] - moment) <= 0.085)[0]
+                frame = near[np.argmin(lips["open"][near])]
+                here.append(drawn[frame])
+                real.append(ranks[frame])
+                hits.append(bool(closed[max(0, frame - 1) : frame + 2].any()))
+            at_closure += here
+            real_at_closure += real
+            caught += hits
+            line += f" | {len(here)} {np.mean(here):.2f} {np.mean(real):.2f} {sum(hits)} ({text})"
+        print(line)
+    mean = np.mean(table, 0)
+    peak = np.mean(mean_lags, 0)
+    print(f"{'mean':9} " + " ".join(f"{v:+.2f}" for v in mean)
+          + f"  {LAGS[peak.argmax()]:+4d} ({peak.max():.2f})"
+          + f"    {len(at_press)} {np.mean(at_press):.2f}"
+          + (f" | {len(at_closure)} {np.mean(at_closure):.2f} {np.mean(real_at_closure):.2f}"
+             f" {sum(caught)}" if at_closure else ""))  # fmt: skip
+    print(f"mean r of opening {mean[0]:.3f} (loudness {mean[1]:.3f}), width {mean[4]:.3f}; "
+          f"{cpu / seconds * 60:.3f} s CPU a minute of sound")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

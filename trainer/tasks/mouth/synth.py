@@ -1,0 +1,288 @@
+"""Makes the training speech: many voices, languages and rates of espeak-ng, and sounds that are not speech.
+
+Only clean log-mel rows and phone times are kept; noise, rooms, equalisers and other vocal tracts are
+put on while training (``augment.py``), so that no two epochs hear the same.
+
+    python -m trainer.tasks.mouth.synth OUT.npz [--items 3000] [--seed 1]
+
+Needs libespeak-ng, scipy and the package ``faker`` (texts), at build time only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.signal import lfilter, resample_poly
+
+from lipsync_core.audio.mel import BANDS, RATE, mel_rows
+
+from .espeak import Espeak, Style
+from .phones import CODES, SILENCE, Segments, segments
+
+LANGUAGES: dict[str, tuple[str, float]] = {
+    "en-us": ("en_US", 5), "en": ("en_GB", 3), "en-gb-x-rp": ("en_GB", 2), "en-gb-scotland": ("en_GB", 1),
+    "en-029": ("en_US", 0.7), "de": ("de_DE", 2), "fr": ("fr_FR", 2), "es": ("es_ES", 2), "es-419": ("es_MX", 1),
+    "it": ("it_IT", 1.5), "pt": ("pt_PT", 1), "pt-br": ("pt_BR", 1.5), "nl": ("nl_NL", 1), "pl": ("pl_PL", 1),
+    "ru": ("ru_RU", 1.5), "uk": ("uk_UA", 0.7), "cs": ("cs_CZ", 0.7), "sk": ("sk_SK", 0.5), "hu": ("hu_HU", 0.5),
+    "ro": ("ro_RO", 0.5), "bg": ("bg_BG", 0.5), "el": ("el_GR", 0.7), "tr": ("tr_TR", 1), "sv": ("sv_SE", 0.7),
+    "da": ("da_DK", 0.5), "nb": ("no_NO", 0.7), "fi": ("fi_FI", 0.7), "id": ("id_ID", 0.7), "vi": ("vi_VN", 0.7),
+    "hi": ("hi_IN", 1.2), "ar": ("ar_AA", 0.5), "fa": ("fa_IR", 0.5), "sw": ("pseudo", 0.5), "af": ("pseudo", 0.5),
+    "cmn-latn-pinyin": ("pinyin", 3), "ko": ("hangul", 1.5),
+}  # fmt: skip
+"""espeak-ng voice -> source of its text, share."""
+
+VARIANTS = (
+    "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 klatt klatt2 klatt3 klatt4 klatt5 klatt6 adam Alex Alicia Andrea "
+    "Andy anika Annie antonio aunty belinda benjamin boris caleb croak david Denis Diogo ed edward edward2 "
+    "Gene Gene2 grandma grandpa gustave Henrique Hugo iven iven2 iven3 iven4 Jacky john kaukovalta Lee linda "
+    "marcelo Marco Mario max Michael michel miguel Mike norbert pablo paul pedro quincy rob robert sandro "
+    "shelby steph steph2 steph3 travis victor whisper whisperf zac"
+).split()
+
+_INITIALS = "b p m w t d k g n l s z f v sh ch j h th r y br pl bl pr".split()
+_VOWELS = "a e i o u ee oo ai ow er ar or".split()
+_FINALS = ["", "", "", "m", "p", "b", "n", "t", "l", "s", "k", "mp"]
+_PINYIN_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s".split()
+_PINYIN_FINALS = "a o e ai ei ao ou an en ang eng i ia ie iao iu ian in iang ing u ua uo ui uan un uang".split()
+
+
+def _pseudo(rng: np.random.Generator) -> str:
+    """A sentence of invented words, rich in b, p, m, f, v and w."""
+    words = []
+    for _ in range(rng.integers(4, 10)):
+        word = ""
+        for _ in range(rng.integers(1, 4)):
+            lips = rng.random() < 0.5
+            word += str(rng.choice(_INITIALS[:4] + ["f", "v"] if lips else _INITIALS))
+            word += str(rng.choice(_VOWELS)) + (str(rng.choice(_FINALS)) if rng.random() < 0.5 else "")
+        words.append(word)
+    return " ".join(words) + "."
+
+
+def _pinyin(rng: np.random.Generator) -> str:
+    syllables = [
+        f"{rng.choice(_PINYIN_INITIALS)}{rng.choice(_PINYIN_FINALS)}{rng.integers(1, 5)}"
+        for _ in range(rng.integers(5, 13))
+    ]
+    return " ".join(syllables) + "."
+
+
+def _hangul(rng: np.random.Generator) -> str:
+    words = ["".join(chr(int(c)) for c in 0xAC00 + 28 * rng.integers(0, 399, rng.integers(2, 5))
+                     + rng.choice([0, 0, 0, 4, 8, 16, 17, 21])) for _ in range(rng.integers(3, 7))]  # fmt: skip
+    return " ".join(words) + "."
+
+
+class Texts:
+    """Sentences in many languages; the same seed gives the same texts."""
+
+    def __init__(self, seed: int) -> None:
+        try:
+            from faker import Faker
+        except ImportError as error:
+            raise SystemExit(
+                "making training speech needs the package faker: pip install faker"
+            ) from error
+        self._fakers: dict[str, Any] = {}
+        for locale in sorted({source for source, _ in LANGUAGES.values() if "_" in source}):
+            self._fakers[locale] = Faker(locale)
+            self._fakers[locale].seed_instance(seed)
+
+    def sentence(self, source: str, rng: np.random.Generator) -> str:
+        """One sentence for a row of ``LANGUAGES``."""
+        if source == "pinyin":
+            return _pinyin(rng)
+        if source == "hangul":
+            return _hangul(rng)
+        if source == "pseudo" or rng.random() < 0.15:
+            return _pseudo(rng)
+        faker = self._fakers[source]
+        kind = rng.random()
+        if kind < 0.12:
+            return f"{faker.name()}, {faker.city()}, {faker.job()}."
+        return faker.sentence(nb_words=int(rng.integers(5, 14)))
+
+
+def _rows(samples: np.ndarray) -> np.ndarray:
+    return np.concatenate(list(mel_rows([samples])))[:, :BANDS]
+
+
+def speech(
+    espeak: Espeak, texts: Texts, rng: np.random.Generator
+) -> tuple[np.ndarray, Segments] | None:
+    """One item of 6-10 s: ``(N, BANDS)`` rows and its sounds; None if this draw is refused."""
+    names = list(LANGUAGES)
+    shares = np.array([LANGUAGES[n][1] for n in names])
+    language = str(rng.choice(names, p=shares / shares.sum()))
+    plain = rng.random() < 3 / (len(VARIANTS) + 3)
+    style = Style(
+        voice=language if plain else f"{language}+{rng.choice(VARIANTS)}",
+        words_per_minute=int(rng.integers(115, 271)),
+        pitch=int(rng.integers(15, 86)),
+        pitch_range=int(rng.integers(20, 91)),
+        word_gap=int(rng.choice([0, 0, 0, 2, 5])),
+    )
+    # Calling the sound's rate something else moves formants and pitch together: another body.
+    rate = espeak.rate * rng.uniform(0.84, 1.22)
+    goal = rng.uniform(6, 10)
+    sound: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
+    codes: list[np.ndarray] = []
+    elapsed = 0.0
+
+    def add(samples: np.ndarray, parts: Segments) -> None:
+        nonlocal elapsed
+        sound.append(samples)
+        ends.append(parts.ends + elapsed)
+        codes.append(parts.codes)
+        elapsed += len(samples) / rate
+
+    def pause(seconds: float) -> None:
+        count = max(1, int(seconds * rate))
+        quiet = Segments(ends=np.array([count / rate]), codes=np.array([CODES[SILENCE]]))
+        add(np.zeros(count, np.float32), quiet)
+
+    pause(rng.choice([0.05, 0.1, 0.3, 0.6]) * rng.uniform(0.5, 1.5))
+    while elapsed < goal:
+        said = espeak.say(texts.sentence(LANGUAGES[language][0], rng), style)
+        if said is None:
+            return None
+        parts = segments(said.samples, espeak.rate, said.phones)
+        add(said.samples, Segments(ends=parts.ends * espeak.rate / rate, codes=parts.codes))
+        pause(rng.choice([0.05, 0.1, 0.3, 0.6, 1.2]) * rng.uniform(0.5, 1.5))
+    whole = np.concatenate(sound)[: int(12 * rate)]
+    down = round(160 * rate / RATE)
+    rows = _rows(resample_poly(whole, 160, down).astype(np.float32))
+    scale = (rate / RATE) / (down / 160)  # the ratio is rounded; the clock follows it
+    return rows, Segments(ends=np.concatenate(ends) * scale, codes=np.concatenate(codes))
+
+
+def other_sound(rng: np.random.Generator) -> np.ndarray:
+    """``(N, BANDS)`` rows of something that is no voice: noise, hum, chords, melodies, clicks, beats."""
+    count = int(rng.uniform(5, 9) * RATE)
+    clock = np.arange(count) / RATE
+    kind = rng.choice(["noise", "wind", "hum", "chord", "melody", "clicks", "beat", "sweep"])
+    white = rng.standard_normal(count)
+    if kind in ("noise", "wind"):
+        sound = lfilter([1.0], [1.0, -rng.uniform(0, 0.98)], white)
+        if kind == "wind":
+            knots = rng.uniform(-25, 0, max(3, int(count / RATE * rng.uniform(0.5, 6))))
+            sound *= 10 ** (np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(knots)), knots) / 20)
+    elif kind == "hum":
+        base = rng.choice([50.0, 60.0, 100.0, 120.0]) * rng.uniform(0.98, 1.02)
+        sound = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * k * base * clock) for k in range(1, 20))
+    elif kind in ("chord", "melody"):
+        sound = np.zeros(count)
+        position = 0
+        while position < count:
+            length = count if kind == "chord" and rng.random() < 0.5 else int(rng.uniform(0.12, 0.9) * RATE)
+            part = clock[position : position + length] - clock[position]
+            decay = np.exp(-part * rng.uniform(0, 6)) * np.minimum(1, part / 0.01)
+            for _ in range(rng.integers(1, 5)):
+                base = 55 * 2 ** (rng.integers(0, 48) / 12)
+                vibrato = rng.uniform(0, 0.6) * np.sin(2 * np.pi * rng.uniform(4, 7) * part)
+                slope = rng.uniform(0.5, 2.5)
+                for harmonic in range(1, int(min(14, 7000 / base)) + 1):
+                    phase = 2 * np.pi * harmonic * base * part + harmonic * vibrato
+                    sound[position : position + length] += decay * harmonic**-slope * np.sin(phase)
+            position += length
+    elif kind == "clicks":
+        sound = white * 10 ** (rng.uniform(-70, -40) / 20)
+        for start in rng.integers(0, count - 400, rng.integers(3, 40)):
+            length = int(rng.integers(10, 400))
+            sound[start : start + length] += rng.uniform(0.1, 1) * rng.standard_normal(length) * np.exp(
+                -np.arange(length) / (length / 4)
+            )
+    elif kind == "beat":
+        sound = white * 10 ** (rng.uniform(-70, -40) / 20)
+        period = rng.uniform(0.2, 0.7)
+        tone = np.sin(2 * np.pi * rng.uniform(45, 120) * clock)
+        hiss = lfilter([1, -0.95], [1.0], rng.standard_normal(count))
+        sound += tone * np.exp(-(clock % period) * rng.uniform(5, 30))
+        sound += rng.uniform(0.1, 1) * hiss * np.exp(-((clock + period / 2) % period) * rng.uniform(10, 60))
+    else:
+        low, high = np.sort(rng.uniform(80, 6000, 2))
+        sound = np.sin(2 * np.pi * np.cumsum(low + (high - low) * (clock * rng.uniform(0.2, 3) % 1)) / RATE)
+    level = 10 ** (rng.uniform(-50, -6) / 20)
+    sound = np.asarray(sound, np.float32)
+    sound = sound / (np.abs(sound).max() + 1e-9) * level
+    return _rows((sound + rng.standard_normal(count) * 10 ** (rng.uniform(-95, -60) / 20)).astype(np.float32))
+
+
+SHARD = 50
+"""Items made by one process; espeak-ng 1.51 crashes on a few mixtures of voice and text."""
+
+
+def _shard(out: Path, seeds: list[int], item_count: int, other_share: float) -> None:
+    """Writes rows of ``item_count`` items one after the other (float16 dB), their sounds, their lengths."""
+    rng = np.random.default_rng(seeds)
+    espeak, texts = Espeak(), Texts(int(rng.integers(2**31)))
+    rows: list[np.ndarray] = []
+    parts: list[Segments] = []
+    while len(rows) < item_count:
+        if rng.random() < other_share:
+            mel = other_sound(rng)
+            sounds = Segments(ends=np.array([len(mel) / 100.0]), codes=np.array([CODES[SILENCE]]))
+        else:
+            item = speech(espeak, texts, rng)
+            if item is None:
+                continue  # a voice without this variant
+            mel, sounds = item
+        rows.append(mel.astype(np.float16))
+        parts.append(sounds)
+    np.savez(
+        out,
+        rows=np.concatenate(rows),
+        row_counts=np.array([len(r) for r in rows]),
+        ends=np.concatenate([p.ends for p in parts]).astype(np.float32),
+        codes=np.concatenate([p.codes for p in parts]).astype(np.uint8),
+        segment_counts=np.array([len(p.codes) for p in parts]),
+    )
+
+
+def make(out: Path, *, item_count: int, other_share: float, seed: int) -> None:
+    """Writes ``out`` from shards; one that crashed is drawn again from the next seed."""
+    began = time.monotonic()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, np.ndarray]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.npz"
+        for shard in range(-(-item_count // SHARD)):
+            count = min(SHARD, item_count - shard * SHARD)
+            for attempt in range(20):
+                arguments = (path, [seed, shard, attempt], count, other_share)
+                process = multiprocessing.Process(target=_shard, args=arguments)
+                process.start()
+                process.join()
+                if process.exitcode == 0:
+                    break
+            else:
+                raise SystemExit(f"shard {shard} failed 20 times")
+            with np.load(path) as stored:
+                shards.append({name: stored[name] for name in stored.files})
+            print(f"{shard * SHARD + count} items, {time.monotonic() - began:.0f} s, "
+                  f"{attempt} crashes in this shard", flush=True)  # fmt: skip
+    joined = {name: np.concatenate([s[name] for s in shards]) for name in shards[0]}
+    np.savez(out, **joined)  # type: ignore[arg-type]
+    print(f"{len(joined['rows']) / 360000:.2f} h of sound in {out}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--items", type=int, default=3000)
+    parser.add_argument("--other-share", type=float, default=0.12, help="share of items without speech")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    make(options.out, item_count=options.items, other_share=options.other_share, seed=options.seed)
+
+
+if __name__ == "__main__":
+    main()
