@@ -461,6 +461,9 @@ class Tracker:
         x, y = lips.centre[0], (lips.centre[1] + float(lips.upper[round(lips.centre[0])])) / 2
         self._box = (x - 0.50 * unit, y - 0.42 * unit, x + 0.50 * unit, y + 0.10 * unit)
         self._template = self._cut(crop, 0.0)
+        # The parabola through a lopsided peak is off by a constant; the picture's own peak tells it.
+        self._bias = np.zeros(2)
+        self._bias = self._measured(crop)
 
     def _cut(self, crop: np.ndarray, margin: float) -> np.ndarray:
         x0, y0, x1, y1 = self._box
@@ -479,19 +482,22 @@ class Tracker:
         gray = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
         return cv2.GaussianBlur(gray, (0, 0), 1.0)
 
-    def see(self, crop: np.ndarray) -> Lips:
-        """The mouth in the next crop; a cut to another shot needs a new tracker."""
+    def _measured(self, crop: np.ndarray) -> np.ndarray:
+        """``(2,)`` shift of the face in pixels; the last one where it is not recognised."""
         seen = self._cut(crop, self.REACH)
         score = cv2.matchTemplate(seen, self._template, cv2.TM_CCOEFF_NORMED)
         row, column = np.unravel_index(int(np.argmax(score)), score.shape)
-        shift = self._shift
-        if score[row, column] > 0.5:
-            peak = np.array([_peak(score[row], int(column)), _peak(score[:, column], int(row))])
-            centre = (np.array(score.shape[::-1]) - 1) / 2
-            shift = (peak - centre) / self._scale
+        if score[row, column] <= 0.5:
+            return self._shift
+        peak = np.array([_peak(score[row], int(column)), _peak(score[:, column], int(row))])
+        centre = (np.array(score.shape[::-1]) - 1) / 2
+        return (peak - centre) / self._scale - self._bias
+
+    def see(self, crop: np.ndarray) -> Lips:
+        """The mouth in the next crop; a cut to another shot needs a new tracker."""
         pace = 1.0 if self._first else 0.25
         self._first = False
-        self._shift = self._shift + pace * (shift - self._shift)
+        self._shift = self._shift + pace * (self._measured(crop) - self._shift)
         return self.lips.moved(float(self._shift[0]), float(self._shift[1]))
 
 
