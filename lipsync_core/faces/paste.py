@@ -1,0 +1,129 @@
+"""The new mouth back into its frame: only the face's region, sub-pixel, light matched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from .align import _bounds, _softened, scale_of, translated
+
+if TYPE_CHECKING:
+    from ..types import Picture
+
+CELL = 8
+"""Light is compared on a grid this many times coarser than the source."""
+LIGHT_LIMIT = 28.0
+"""Levels by which light may be corrected; more is a different face, not different light."""
+
+
+def paste(
+    picture: Picture,
+    crop: np.ndarray,
+    mask: np.ndarray,
+    matrix: np.ndarray,
+    *,
+    strength: float = 1.0,
+    match_colour: bool = False,
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """What ``picture`` shows from now on: ``(x0, y0, rgb, mask)`` in source pixels.
+
+    ``crop``: ``(h, w, 3)`` uint8 or float32 0..255, ``mask``: ``(h, w)`` float32, ``matrix``:
+    ``(2, 3)`` source px to crop px. Returns ``rgb`` ``(H', W', 3)`` float32 0..255, the crop
+    already blended with the source, and ``mask`` ``(H', W')`` float32, the crop's mask times
+    ``strength``, exactly 0 where nothing changes; both are empty when nothing of the mask lies
+    inside the picture. ``match_colour``: shift the crop's low frequencies so that they agree with
+    the source along the rim of the mask.
+    """
+    box = _support(mask)
+    if box is None or strength <= 0:
+        return _nothing()
+    left, top, right, bottom = box
+    corners = np.array([[left, top], [right, top], [left, bottom], [right, bottom]], np.float64)
+    x0, y0, x1, y1 = _bounds(matrix, corners, picture.size, 1.0)
+    if x1 <= x0 or y1 <= y0:
+        return _nothing()
+    # One pixel more than the mask needs, so that interpolation never meets the cut edge.
+    rows = slice(max(top - 1, 0), bottom + 2)
+    columns = slice(max(left - 1, 0), right + 2)
+    inner = translated(matrix, x0, y0)
+    inner[:, 2] -= (columns.start, rows.start)
+    size = (x1 - x0, y1 - y0)
+    enlarged = scale_of(matrix)
+    painted = _warped(crop[rows, columns], inner, size, enlarged, cv2.BORDER_REPLICATE)
+    alpha = _warped(mask[rows, columns], inner, size, enlarged, cv2.BORDER_CONSTANT)
+    source = picture.region(x0, y0, x1, y1).astype(np.float32)
+    if match_colour:
+        painted += _light(source, painted, alpha)
+    if strength < 1:
+        alpha *= np.float32(strength)
+    np.clip(painted, 0, 255, out=painted)
+    painted -= source
+    painted *= alpha[..., None]
+    painted += source
+    return x0, y0, painted, alpha
+
+
+def painted_over(
+    image: np.ndarray, x0: int, y0: int, rgb: np.ndarray, mask: np.ndarray
+) -> np.ndarray:
+    """A copy of ``image`` ``(H, W, 3)`` uint8 with the result of ``paste``; bit-exact where mask is 0."""
+    result = image.copy()
+    height, width = mask.shape
+    region = result[y0 : y0 + height, x0 : x0 + width]
+    changed = mask > 0
+    region[changed] = np.rint(rgb[changed]).astype(np.uint8)
+    return result
+
+
+def _support(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """First and last column and row with a mask above 0: ``left top right bottom``, inclusive."""
+    columns = np.flatnonzero(mask.max(axis=0) > 0)
+    rows = np.flatnonzero(mask.max(axis=1) > 0)
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _warped(
+    plane: np.ndarray, matrix: np.ndarray, size: tuple[int, int], shrink: float, border: int
+) -> np.ndarray:
+    """``plane`` seen from the source: float32. ``matrix`` takes source px to plane px."""
+    inverse = cv2.invertAffineTransform(matrix)
+    if shrink > 1.15:
+        plane, inverse = _softened(plane, inverse, shrink)
+    return cv2.warpAffine(
+        np.ascontiguousarray(plane, np.float32),
+        inverse,
+        size,
+        flags=cv2.INTER_LINEAR,
+        borderMode=border,
+    )
+
+
+def _light(source: np.ndarray, painted: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Smooth ``(h, w, 3)`` float32 correction that makes the rim of the mask agree with the source."""
+    height, width = alpha.shape
+    small = (max(width // CELL, 2), max(height // CELL, 2))
+    difference = cv2.resize(source - painted, small, interpolation=cv2.INTER_AREA)
+    inside = cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)
+    # The rim: where the two are blended, most of all halfway.
+    rim = 4 * inside * (1 - inside)
+    middle = [
+        np.median(difference[..., c][rim > 0.2]) if (rim > 0.2).any() else 0.0 for c in range(3)
+    ]
+    spread = np.abs(difference - middle).max(axis=2)
+    # Hair, a hand or a collar in the rim differ for other reasons than light.
+    rim = (rim / (1 + (spread / 16) ** 2)).astype(np.float32) + np.float32(1e-6)
+    sigma = 0.22 * max(small)
+    weight = cv2.GaussianBlur(rim, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    low = cv2.GaussianBlur(
+        difference * rim[..., None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE
+    )
+    low = np.clip(low / weight[..., None], -LIGHT_LIMIT, LIGHT_LIMIT)
+    return cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _nothing() -> tuple[int, int, np.ndarray, np.ndarray]:
+    return 0, 0, np.zeros((0, 0, 3), np.float32), np.zeros((0, 0), np.float32)
