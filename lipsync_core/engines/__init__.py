@@ -6,7 +6,7 @@ from ..errors import EngineError
 from .base import Engine
 from .draft import Draft
 
-ENGINES: tuple[type[Engine], ...] = (Draft,)
+ENGINES: tuple[Engine, ...] = (Draft(),)
 """Best last: ``auto`` takes the last row that is ready on this machine."""
 
 
@@ -16,16 +16,15 @@ def pick(name: str = "auto") -> Engine:
     Raises ``EngineError`` for a name that is no row, or an engine that lacks something here.
     """
     if name == "auto":
-        ready = [engine for engine in (row() for row in ENGINES) if engine.missing() is None]
+        ready = [engine for engine in ENGINES if engine.missing() is None]
         if not ready:
             raise EngineError("no engine is ready on this machine; run `lipsync doctor`")
         return ready[-1]
-    for row in ENGINES:
-        if row.name == name:
-            engine = row()
+    for engine in ENGINES:
+        if engine.name == name:
             absent = engine.missing()
             if absent is not None:
                 raise EngineError(f"the {name} engine is not ready: {absent}")
             return engine
-    names = ", ".join(["auto", *(row.name for row in ENGINES)])
+    names = ", ".join(["auto", *(engine.name for engine in ENGINES)])
     raise EngineError(f"there is no engine {name!r}; choose one of {names}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ...faces.mask import smooth_step
 from ...faces.templates import Template
 
 PATCH_BOX = (-0.85, -0.55, 0.85, 0.95)
@@ -55,11 +56,6 @@ def region_of(template: Template) -> Region:
     )
 
 
-def smooth_step(value: np.ndarray) -> np.ndarray:
-    value = np.clip(value, 0.0, 1.0)
-    return value * value * (3.0 - 2.0 * value)
-
-
 def ellipse(
     x: np.ndarray, y: np.ndarray, *, across: float, up: float, down: float, feather: float
 ) -> np.ndarray:
@@ -85,18 +81,31 @@ class Adapter:
         y = cv2.resize(self.region.y, self._small, interpolation=cv2.INTER_AREA)
         outer = ellipse(x, y - 0.12, across=0.85, up=0.62, down=0.70, feather=0.15)
         inner = ellipse(x, y - 0.12, across=0.56, up=0.40, down=0.62, feather=0.25)
-        self._ring = outer * (1.0 - inner) + np.float32(0.003)
-        self._blur = 0.28 * self._unit
-        self._ring_sum = cv2.GaussianBlur(self._ring, (0, 0), self._blur)
+        self._ring = (outer * (1.0 - inner) + np.float32(0.003)).astype(np.float32)
+        # Smooth fields need half the pixels again: large blurs are what costs.
+        self._coarse = (max(self._small[0] // 2, 4), max(self._small[1] // 2, 4))
+        self._blur = 0.28 * self._unit * self._coarse[0] / self._small[0]
+        self._ring_sum = self._smooth(np.ones_like(self._ring))
         self._x, self._y = x, y
         self._mask = ellipse(
             self.region.x, self.region.y, across=0.66, up=0.36, down=0.90, feather=0.30
         )
         self._core = ellipse(x, y - 0.08, across=0.50, up=0.34, down=0.72, feather=0.35)
 
+    @property
+    def small_shape(self) -> tuple[int, int]:
+        """Rows and columns of the size at which pictures are compared."""
+        return self._small[1], self._small[0]
+
     def small(self, region: np.ndarray) -> np.ndarray:
         """The region reduced to the size at which pictures are compared."""
         return cv2.resize(region, self._small, interpolation=cv2.INTER_AREA)
+
+    def _smooth(self, field: np.ndarray) -> np.ndarray:
+        """A small field weighted with the ring and blurred, so that the mouth has no say: coarse."""
+        ring = self._ring if field.ndim == 2 else self._ring[..., None]
+        coarse = cv2.resize(field * ring, self._coarse, interpolation=cv2.INTER_AREA)
+        return cv2.GaussianBlur(coarse, (0, 0), self._blur)
 
     def fit(
         self, donor: np.ndarray, matrix: np.ndarray, current: np.ndarray
@@ -135,19 +144,16 @@ class Adapter:
             cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.cvtColor(first, cv2.COLOR_RGB2GRAY), None
         )
         limit = 0.16 * self._unit
-        flow = np.clip(flow, -limit, limit) * self._ring[..., None]
-        flow = cv2.GaussianBlur(flow, (0, 0), self._blur) / self._ring_sum[..., None]
+        flow = self._smooth(np.clip(flow, -limit, limit)) / self._ring_sum[..., None]
+        flow = cv2.resize(flow, self._small, interpolation=cv2.INTER_LINEAR)
         pixel = np.float32(w / self._small[0])
         map_x = map_x + (a[0, 0] * flow[..., 0] + a[0, 1] * flow[..., 1]) * pixel
         map_y = map_y + (a[1, 0] * flow[..., 0] + a[1, 1] * flow[..., 1]) * pixel
 
         second = sample(map_x, map_y).astype(np.float32)
         light = small.astype(np.float32)
-        ring = self._ring[..., None]
-        gain = cv2.GaussianBlur(light * ring, (0, 0), self._blur) / np.maximum(
-            cv2.GaussianBlur(second * ring, (0, 0), self._blur), 1e-3
-        )
-        gain = np.clip(gain, 0.6, 1.6)
+        gain = self._smooth(light) / np.maximum(self._smooth(second), 1e-3)
+        gain = np.clip(cv2.resize(gain, self._small), 0.6, 1.6)
         apart = np.abs(second * gain - light).max(-1)
         drawn = cv2.remap(
             donor,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .donors import Donors, view_of
-from .measure import pose_distance, pose_of
+from .donors import Donors
+from .measure import measure_all, pose_distance
 
 OWN = -1
 """Instead of a donor: no mouth in the clip fits this pose, keep the frame's own."""
@@ -63,22 +63,26 @@ def aim_of(shapes: np.ndarray) -> Aim:
 
 
 class Cast:
-    """The donors, scaled to what this person does, and how well any two of them join."""
+    """The donors, scaled to what this person does, and how well any two of them join.
 
-    def __init__(self, donors: Donors) -> None:
+    ``views``: ``(N, 80, 96)`` uint8 gray, aligned; ``poses``: ``(N, 3)``.
+    """
+
+    def __init__(self, donors: Donors, views: np.ndarray, poses: np.ndarray) -> None:
         self.donors = donors
-        self.poses = pose_of(donors.points)
-        low, high = np.percentile(donors.opening, (5, 95))
+        self.poses = poses
+        measured_opening, measured_width = measure_all(views, poses)
+        low, high = np.percentile(measured_opening, (5, 95))
         self.zero, self.span = float(low), float(max(high - low, 1e-3))
-        self.opening = (donors.opening - self.zero) / self.span
-        left, right = np.percentile(donors.width, (5, 95))
+        self.opening = (measured_opening - self.zero) / self.span
+        left, right = np.percentile(measured_width, (5, 95))
         self.width_zero, self.width_span = (
             float(left + right) / 2,
             float(max(right - left, 1e-3)) / 2,
         )
-        self.width = np.clip((donors.width - self.width_zero) / self.width_span, -1.5, 1.5)
+        self.width = np.clip((measured_width - self.width_zero) / self.width_span, -1.5, 1.5)
         self.sharp = np.log(np.maximum(donors.sharp, 1e-3))
-        self.looks = _looks(donors)
+        self.looks = _looks(views)
         self.following = np.where(donors.follows, np.arange(len(donors)) + 1, -1)
 
     def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -88,16 +92,13 @@ class Cast:
         return np.maximum(square, 0.0)
 
 
-def _looks(donors: Donors) -> np.ndarray:
+def _looks(views: np.ndarray) -> np.ndarray:
     """``(N, 6)`` float32: mouths as a few numbers, scaled so that the median squared distance is 1."""
-    rows = []
-    for donor in range(len(donors)):
-        view = view_of(donors.picture(donor), donors.unit)[12:46, 18:78]
-        small = view.reshape(17, 2, 30, 2).mean((1, 3), dtype=np.float32).reshape(-1)
-        rows.append(small - small.mean())
-    data = np.stack(rows)
+    mouths = views[:, 12:44, 16:80].astype(np.float32)
+    data = mouths.reshape(len(views), 8, 4, 16, 4).mean((2, 4)).reshape(len(views), -1)
+    data -= data.mean(1, keepdims=True)
     data -= data.mean(0)
-    values, vectors = np.linalg.eigh(data.T @ data / len(data))
+    _, vectors = np.linalg.eigh(data.T @ data / len(data))
     looks = data @ vectors[:, ::-1][:, :6]
     count = len(looks)
     some = looks[:: max(count // 200, 1)]
