@@ -78,6 +78,8 @@ def difference(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _thumbnail(luma: np.ndarray) -> np.ndarray:
+    step = max(max(luma.shape) // 480, 1)
+    luma = luma[::step, ::step]
     height, width = luma.shape
     scale = SIDE / max(height, width)
     size = (max(round(width * scale), 8), max(round(height * scale), 8))

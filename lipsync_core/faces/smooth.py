@@ -22,7 +22,8 @@ def fuse(
 
     A Kalman filter forward and a Rauch-Tung-Striebel pass backward: every frame is the weighted
     mean of the detections before and after it, carried along by the movement. ``rounds`` more
-    passes weigh down detections that disagree with their neighbours.
+    passes weigh down detections that disagree with their neighbours. Nothing else is smoothed: the
+    movement is real (a shaking hand, a nod), and blunting it makes the crop shake instead.
     """
     given = np.isfinite(measured.real).all(axis=1)
     if not given.any():
@@ -66,23 +67,6 @@ def _pass(
         gain = variance[t] / (variance[t] + drift[t + 1])
         path[t] += gain * (path[t + 1] - predicted[t + 1]) / turn[t + 1]
     return path
-
-
-def polish(path: np.ndarray, *, reach: int = 3) -> np.ndarray:
-    """``(T, L)`` complex with a quadratic fitted over ``2 * reach + 1`` rows (Savitzky-Golay).
-
-    The ends are mirrored through their own value, so that a movement begins as it was.
-    """
-    count = len(path)
-    reach = min(reach, (count - 1) // 2)
-    if reach < 2:
-        return path
-    steps = np.arange(-reach, reach + 1)
-    kernel = np.linalg.pinv(np.stack([steps**0, steps, steps**2], axis=1).astype(float))[0]
-    head = 2 * path[0] - path[reach:0:-1]
-    tail = 2 * path[-1] - path[-2 : -reach - 2 : -1]
-    padded = np.concatenate([head, path, tail])
-    return np.sum([kernel[k] * padded[k : k + count] for k in range(2 * reach + 1)], axis=0)
 
 
 def spans(flags: np.ndarray) -> list[tuple[int, int]]:

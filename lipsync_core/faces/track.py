@@ -28,14 +28,16 @@ GAP = 0.4
 """Seconds for which a face may be hidden and still counts as present."""
 RAMP = 0.16
 """Seconds over which the new mouth fades in after, and out before, a stretch without the face."""
-LOOK = 0.16
+LOOK = 0.2
 """Seconds between two looks of the detector at a face that is followed well."""
 SEARCH = 0.6
 """Seconds between two searches of the whole picture for newcomers."""
 WIDE = 4.6
 """Side of the square that the detector looks at, in units eyes to mouth."""
-SAME = 0.75
-"""Two appearances closer than this may be one person."""
+SAME = 0.35
+"""Two appearances closer than this are one person, wherever they are; see ``looks.distance``."""
+NEARBY = 0.6
+"""And closer than this, where the face was lost a moment ago."""
 MISSES = 3
 """Looks in a row that find nothing before a face is given up."""
 TINY = (14.0, 22.0)
@@ -168,25 +170,28 @@ class Tracker:
                 rival.measure(self._frame, detection, self._noise(detection))
             return
         person.measure(self._frame, detection, self._noise(detection))
+        person.strangeness = person.looks.distance(seen)
         person.looks.remember(seen)
 
     def _rival(
-        self, person: _Person, detection: Detection, seen: tuple[np.ndarray, np.ndarray]
+        self, person: _Person, detection: Detection, seen: np.ndarray
     ) -> _Person | None:
         """Someone else whom this face resembles clearly more than the one it was taken for."""
         own = person.looks.distance(seen)
+        if own < 0.2:
+            return None
         for other in self._people:
             if other is person or other.shot_of_last != self._shot():
                 continue
             if other.followed and _apart(other.points, _points(detection)) > 1.0:
                 continue
-            if other.looks.distance(seen) < 0.6 * own - 0.05:
+            if other.looks.distance(seen) < 0.5 * own:
                 return other
         return None
 
     def _closest(
         self, picture: Picture, points: np.ndarray, wide: float
-    ) -> tuple[Detection, tuple[np.ndarray, np.ndarray]] | None:
+    ) -> tuple[Detection, np.ndarray] | None:
         """The detection in a square around ``points`` that fits them best, and what it looks like."""
         side = self._detector.window
         square = self._square(points, wide, side)
@@ -229,7 +234,11 @@ class Tracker:
         """Looks for faces that nobody follows yet."""
         self._searched = self._frame
         self._searches += 1
-        small = picture.reduced(self._detector.search)
+        side = self._detector.search
+        if self._followed():
+            # A newcomer beside someone whom we follow already may be found a little later.
+            side = side * 3 // 4
+        small = picture.reduced(side)
         scale = small.shape[1] / picture.size[0]
         if abs(self._sar - 1) > 0.02:
             small = cv2.resize(small, (max(round(small.shape[1] * self._sar), 1), small.shape[0]))
@@ -248,19 +257,20 @@ class Tracker:
                 continue
             self._welcome(*found)
 
-    def _welcome(self, detection: Detection, seen: tuple[np.ndarray, np.ndarray]) -> None:
+    def _welcome(self, detection: Detection, seen: np.ndarray) -> None:
         """A face that nobody follows: somebody who was away, or somebody new."""
         if any(_apart(p.points, _points(detection)) < 0.8 for p in self._followed()):
             return
-        best, least = None, SAME
+        best, least = None, 1.0
         for person in self._people:
             if person.followed:
                 continue
-            distance = person.looks.distance(seen)
+            limit = SAME
             if person.shot_of_last == self._shot():
                 away = (self._frame - person.looked) / self._fps
                 if _apart(person.points, _points(detection)) < 0.7 + 2 * away and away < 1.0:
-                    distance *= 0.6
+                    limit = NEARBY
+            distance = person.looks.distance(seen) / limit
             if distance < least:
                 best, least = person, distance
         if best is None:
@@ -277,7 +287,7 @@ class Tracker:
         for k, one in enumerate(followed):
             for other in followed[k + 1 :]:
                 if one.followed and other.followed and _apart(one.points, other.points) < 0.5:
-                    later = max(one, other, key=lambda person: (person.misses, person.resemblance))
+                    later = max(one, other, key=lambda person: (person.misses, person.strangeness))
                     later.leave()
 
     def _take(self, known: list[Detection]) -> None:
@@ -320,7 +330,8 @@ class _Person:
     misses: int = 0
     looked: int = -(10**9)
     shot_of_last: int = 0
-    resemblance: float = 0.0
+    strangeness: float = 0.0
+    """How little the latest detection looks like what is remembered."""
     rows: _Rows = field(default_factory=lambda: _Rows(ROW))
     _link: flow.Link | None = None
     _measured: tuple[np.ndarray, float, float] | None = None
@@ -455,7 +466,7 @@ def _track(
         rows = np.full((end - start, ROW), np.nan)
         inside = (frames >= start) & (frames < end)
         rows[frames[inside] - start] = table[inside]
-        points[start:end] = _path(rows, measured[start:end], fps)
+        points[start:end] = _path(rows, measured[start:end])
         present[start:end] = True
     if not present.any():
         return None
@@ -502,7 +513,7 @@ def _stretches(
     return stretches
 
 
-def _path(rows: np.ndarray, measured: np.ndarray, fps: float) -> np.ndarray:
+def _path(rows: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Smooth points of one stretch: ``(T, 5, 2)``."""
     unit = float(
         np.nanmedian(np.linalg.norm(measured[:, 3:].mean(1) - measured[:, :2].mean(1), axis=1))
@@ -510,10 +521,9 @@ def _path(rows: np.ndarray, measured: np.ndarray, fps: float) -> np.ndarray:
     linked = np.isfinite(rows[:, 1])
     turn = np.where(linked, rows[:, 1] + 1j * rows[:, 4], 1)
     shift = np.where(linked, rows[:, 3] + 1j * rows[:, 6], 0)
-    drift = np.where(linked, rows[:, 7], (0.1 * unit) ** 2)
+    drift = np.where(linked, rows[:, 7], (0.05 * unit) ** 2)
     noise = np.where(np.isfinite(rows[:, 18]), rows[:, 18], 1.0)
     path = smooth.fuse(measured[..., 0] + 1j * measured[..., 1], noise, turn, shift, drift)
-    path = smooth.polish(path)
     return np.stack([path.real, path.imag], axis=-1)
 
 
