@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import MediaError
 from ..types import Audio
 from . import timing
-from .reader import open_media
+from .decoder import open_media
 
 if TYPE_CHECKING:
     import av

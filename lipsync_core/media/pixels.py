@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -98,7 +98,7 @@ class Layout:
         return self.kind in ("gbr", "packed")
 
 
-@lru_cache(maxsize=None)
+@cache
 def layout(name: str) -> Layout | None:
     """What is known of the pixel format ``name``; None if it has to be converted on reading."""
     if match := _PLANAR.fullmatch(name):

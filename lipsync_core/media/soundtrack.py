@@ -12,10 +12,9 @@ import numpy as np
 from ..errors import MediaError
 from . import timing
 from .audio import LAYOUTS, Sound, VoiceFile
-from .reader import open_media
+from .decoder import open_media
 
 if TYPE_CHECKING:
-    import av
     from av.container import OutputContainer
 
 log = logging.getLogger("lipsync.media")

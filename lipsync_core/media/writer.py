@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MediaError, SettingsError
 from . import pixels, timing
 from .audio import Sound, open_voice
+from .decoder import Clip
 from .frame import Frame
-from .reader import Clip
 from .soundtrack import Soundtrack
 
 if TYPE_CHECKING:
