@@ -55,7 +55,7 @@ def save(
         return _still(pictures[0], stem.with_suffix(".png"))
     import av
 
-    path = stem.with_suffix(".mkv")
+    path = stem.with_suffix(".mp4")
     height, width = pictures[0].shape[:2]
     name = "yuv420p" if width % 2 == 0 and height % 2 == 0 else "yuv444p"
     with av.open(str(path), "w") as container:

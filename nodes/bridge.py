@@ -1,0 +1,722 @@
+"""The only file that knows both worlds: ComfyUI's progress, folders, memory and sockets; the core's nouns."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io as bytes_io
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import folder_paths
+from comfy_api.v0_0_2 import ComfyExtension, Input, InputImpl, io, ui
+
+from ..lipsync_core.errors import LipSyncError, MediaError, SettingsError
+from ..lipsync_core.types import Audio, Progress, Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ..lipsync_core.faces.detect.base import Detector
+    from ..lipsync_core.staged import Patch
+
+log = logging.getLogger("lipsync.comfyui")
+
+CATEGORY = "LipSync"
+MODEL_FOLDER = "lipsync"
+MODEL_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt"}
+PREVIEW_SIDE = 512
+"""Longest side in pixels of a picture sent while a node works."""
+PREVIEW_SECONDS = 0.25
+"""Time between two previews; each is a JPEG on the wire."""
+VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm"}
+REPORT_SECONDS = 0.1
+"""Time between two progress messages; cancelling is looked for at every call."""
+
+__all__ = [
+    "CATEGORY",
+    "ComfyExtension",
+    "Input",
+    "LipSyncError",
+    "Node",
+    "Schema",
+    "io",
+    "option",
+    "output",
+    "ui",
+]
+
+
+# Schemas ------------------------------------------------------------------------------------------
+
+
+@cache
+def _known(kind: type) -> frozenset[str] | None:
+    """Names that the constructor of ``kind`` takes; None when it takes any."""
+    parameters = inspect.signature(kind).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def _fitting(kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    known = _known(kind)
+    return options if known is None else {k: v for k, v in options.items() if k in known}
+
+
+def Schema(**options: Any) -> io.Schema:
+    """``io.Schema``, leaving out what this version of ComfyUI does not know yet."""
+    options.setdefault("category", CATEGORY)
+    return io.Schema(**_fitting(io.Schema, options))
+
+
+def option(kind: Any, name: Any, **options: Any) -> Any:
+    """``kind.Input``, leaving out what this version of ComfyUI does not know yet."""
+    return kind.Input(name, **_fitting(kind.Input, options))
+
+
+def output(kind: Any, name: str, tooltip: str, **options: Any) -> Any:
+    """``kind.Output`` with a name in both generations of the page."""
+    return kind.Output(display_name=name, tooltip=tooltip, **_fitting(kind.Output, options))
+
+
+class Node(io.ComfyNode):
+    """Base of all nodes here."""
+
+
+# Progress, previews, cancelling -------------------------------------------------------------------
+
+
+def check_cancel() -> None:
+    """Raises ComfyUI's own exception when the user pressed Cancel; it may be a ``BaseException``."""
+    from comfy.model_management import throw_exception_if_processing_interrupted
+
+    throw_exception_if_processing_interrupted()
+
+
+def progress() -> Progress:
+    """What a core stage calls while it works: ComfyUI's bar and preview, and Cancel at every call."""
+    from comfy.utils import ProgressBar
+
+    bar: Any = None
+    reported = previewed = -math.inf
+
+    def step(done: int, total: int, preview: np.ndarray | None = None) -> None:
+        nonlocal bar, reported, previewed
+        check_cancel()
+        now = time.monotonic()
+        total = max(int(total), int(done), 1)
+        bar = bar or ProgressBar(total)
+        picture = None
+        if preview is not None and now - previewed >= PREVIEW_SECONDS:
+            previewed = now
+            picture = ("JPEG", _small(preview), PREVIEW_SIDE)
+        if picture or now - reported >= REPORT_SECONDS or done >= total:
+            reported = now
+            bar.update_absolute(int(done), total, picture)
+
+    return step
+
+
+def stages(name: str) -> Progress:
+    """The core's ``Stages``: each stage fills the bar anew."""
+    log.info("%s", name)
+    return progress()
+
+
+def _small(picture: np.ndarray) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    picture = np.asarray(picture)
+    if picture.dtype != np.uint8:
+        picture = np.clip(picture, 0, 255).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return image
+
+
+# Pictures -----------------------------------------------------------------------------------------
+
+
+class Frames(Sequence):
+    """An IMAGE batch as the core sees it: one ``(H, W, 3)`` uint8 array at a time, nothing copied ahead."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Frames(self.images[index])
+        picture = self.images[index]
+        if picture.shape[-1] < 3:
+            picture = picture[..., :1].expand(*picture.shape[:-1], 3)
+        picture = picture[..., :3].detach().to(device="cpu").float()
+        # A frame that some node left undefined must not become noise.
+        picture = picture.nan_to_num(0.0).clamp(0, 1)
+        return picture.mul(255).round().byte().numpy()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """``(width, height)``."""
+        return int(self.images.shape[2]), int(self.images.shape[1])
+
+
+def frames(images: Any, *, what: str = "images") -> Frames:
+    """An IMAGE input of any size, with or without alpha, in any precision, on any device.
+
+    Raises ``MediaError`` when it is absent or empty.
+    """
+    if images is None:
+        raise MediaError(f"{what}: nothing arrived; connect an IMAGE")
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4:
+        raise MediaError(
+            f"{what}: expected pictures as (frames, height, width, channels), "
+            f"got {images.ndim} dimensions"
+        )
+    count, height, width, channels = (int(side) for side in images.shape)
+    if not count:
+        raise MediaError(f"{what}: the batch holds no picture; check the node before it")
+    if not height or not width or not channels:
+        raise MediaError(f"{what}: the pictures are {width}x{height}; check the node before it")
+    return Frames(images)
+
+
+def masks(mask: Any, count: int, *, what: str = "mask") -> torch.Tensor:
+    """A MASK as ``(count, H, W)`` float32 on the CPU; one mask stands for all frames."""
+    if mask.ndim == 4 and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or not mask.numel():
+        raise MediaError(
+            f"{what}: expected masks as (frames, height, width), got {tuple(mask.shape)}"
+        )
+    mask = mask.detach().to(device="cpu").float().nan_to_num(0.0).clamp(0, 1)
+    if mask.shape[0] == 1:
+        return mask.expand(count, -1, -1)
+    if mask.shape[0] != count:
+        raise MediaError(
+            f"{what}: {mask.shape[0]} masks for {count} frames; give one, or one a frame"
+        )
+    return mask
+
+
+def planes(mask: Any, count: int, *, what: str = "mask") -> np.ndarray | None:
+    """``masks`` as the core takes them; None where nothing is connected."""
+    return None if mask is None else masks(mask, count, what=what).numpy()
+
+
+def _finished(tensor: torch.Tensor) -> torch.Tensor:
+    """Where ComfyUI keeps what travels between nodes, and in the precision it was told to use."""
+    import comfy.model_management as memory
+
+    dtype = getattr(memory, "intermediate_dtype", lambda: tensor.dtype)()
+    return tensor.to(device=memory.intermediate_device(), dtype=dtype)
+
+
+def image(pictures: np.ndarray) -> torch.Tensor:
+    """``(T, H, W, 3)`` uint8, or float 0..255, as IMAGE."""
+    import numpy as np
+    import torch
+
+    pictures = np.ascontiguousarray(pictures)
+    return _finished(torch.from_numpy(pictures).float().div(255).clamp(0, 1))
+
+
+def mask(planes: np.ndarray) -> torch.Tensor:
+    """``(T, H, W)`` 0..1 or bool as MASK."""
+    import numpy as np
+    import torch
+
+    return _finished(torch.from_numpy(np.ascontiguousarray(planes, np.float32)))
+
+
+def pick(images: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
+    """The pictures in another order, some perhaps more than once; the batch itself if nothing changes."""
+    import torch
+
+    if list(order) == list(range(images.shape[0])):
+        return images
+    return images[torch.as_tensor(list(order), device=images.device)]
+
+
+# Sound --------------------------------------------------------------------------------------------
+
+
+def sound(audio: Any, *, what: str = "voice") -> Audio:
+    """An AUDIO input as the core's ``Audio``; a lazy mapping, any channel count, any precision.
+
+    Raises ``MediaError`` when there is no sound (a silent video gives None) or it is empty.
+    """
+    import numpy as np
+
+    if audio is None:
+        raise MediaError(
+            f"{what}: there is no sound; the video it comes from has no sound track. "
+            "Connect LipSync Load Audio instead"
+        )
+    try:
+        waveform, rate = audio["waveform"], int(audio["sample_rate"])
+    except (KeyError, TypeError) as error:
+        raise MediaError(f"{what}: this is no AUDIO ({type(audio).__name__})") from error
+    if waveform.ndim == 3:
+        if waveform.shape[0] > 1:
+            log.warning(
+                "%s: a batch of %d sounds arrived, using the first", what, waveform.shape[0]
+            )
+        waveform = waveform[:1].reshape(-1, waveform.shape[-1])
+    elif waveform.ndim == 1:
+        waveform = waveform[None]
+    if waveform.ndim != 2 or not waveform.numel():
+        raise MediaError(f"{what}: the sound is empty; check the node before it")
+    if rate <= 0:
+        raise MediaError(f"{what}: the sound says {rate} samples per second")
+    samples = waveform.detach().to(device="cpu").float().contiguous().numpy()
+    return Audio(samples=np.array(samples, np.float32), rate=rate)
+
+
+def audio(value: Audio) -> dict[str, Any]:
+    """The core's ``Audio`` as AUDIO."""
+    import numpy as np
+    import torch
+
+    samples = torch.from_numpy(np.array(value.samples, np.float32))
+    return {"waveform": samples[None], "sample_rate": int(value.rate)}
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of ours under ComfyUI's temp folder, gone when the block ends, however it ends."""
+    base = Path(folder_paths.get_temp_directory())
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="lipsync-", dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary(suffix: str) -> Path:
+    """A fresh name in ComfyUI's temp folder for a result that later nodes read."""
+    base = Path(folder_paths.get_temp_directory())
+    base.mkdir(parents=True, exist_ok=True)
+    return base / f"lipsync_{uuid.uuid4().hex[:12]}{suffix}"
+
+
+def _place(path: Path) -> ui.SavedResult | None:
+    for kind, base in (
+        (io.FolderType.output, folder_paths.get_output_directory()),
+        (io.FolderType.temp, folder_paths.get_temp_directory()),
+        (io.FolderType.input, folder_paths.get_input_directory()),
+    ):
+        with contextlib.suppress(ValueError):
+            relative = path.resolve().relative_to(Path(base).resolve())
+            parent = "" if relative.parent == Path() else relative.parent.as_posix()
+            return ui.SavedResult(relative.name, parent, kind)
+    return None
+
+
+def shown(path: Path) -> ui.SavedResult:
+    """A file in one of ComfyUI's folders, as the page asks for it."""
+    place = _place(path)
+    assert place is not None, path
+    return place
+
+
+def save_name(prefix: str, suffix: str, size: tuple[int, int]) -> Path:
+    """The next free name for ``prefix`` in the output folder; ComfyUI refuses names that leave it."""
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), size[0], size[1]
+    )
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"
+
+
+def input_files(*kinds: str) -> list[str]:
+    """Names in the input folder that hold ``image``, ``video`` or ``audio``."""
+    folder = folder_paths.get_input_directory()
+    names = (
+        [entry.name for entry in os.scandir(folder) if entry.is_file()]
+        if Path(folder).is_dir()
+        else []
+    )
+    return sorted(folder_paths.filter_files_content_types(names, list(kinds)))
+
+
+def input_path(name: str) -> Path:
+    """The file behind a name from an upload or ``name [output]``, never outside ComfyUI's folders."""
+    if not folder_paths.exists_annotated_filepath(name):
+        raise MediaError(f"'{name}' is not in the input folder; choose another file, or upload it")
+    return Path(folder_paths.get_annotated_filepath(name))
+
+
+def exists(name: str) -> bool:
+    """Whether a name from an upload, or ``name [output]``, is a file in ComfyUI's folders."""
+    return bool(folder_paths.exists_annotated_filepath(name))
+
+
+def kept(make: Callable[[Path], Path]) -> Path:
+    """A bundled file in ComfyUI's temp folder, made when it is first asked for."""
+    folder = Path(folder_paths.get_temp_directory()) / "lipsync-bundled"
+    folder.mkdir(parents=True, exist_ok=True)
+    return make(folder)
+
+
+def input_state(name: str) -> Any:
+    """Changes when the file does; for ``fingerprint_inputs``."""
+    if not folder_paths.exists_annotated_filepath(name):
+        return name
+    state = Path(folder_paths.get_annotated_filepath(name)).stat()
+    return name, state.st_mtime_ns, state.st_size
+
+
+# Video --------------------------------------------------------------------------------------------
+
+
+def is_video(value: Any) -> bool:
+    return hasattr(value, "get_components")
+
+
+def _streamed(video: Any) -> str | bytes_io.BytesIO | None:
+    """The file behind a VIDEO, or None when it exists as pictures only or has edits of its own."""
+    # The base class would encode everything into memory; in 0.3.64 that even fails.
+    own = getattr(type(video), "get_stream_source", None)
+    if own is None or own is getattr(Input.Video, "get_stream_source", None):
+        return None
+    pending = getattr(video, "has_pending_frame_edits", None)
+    if pending is not None and (pending() if callable(pending) else pending):
+        return None
+    return video.get_stream_source()
+
+
+def trim_window(video: Any) -> tuple[Fraction | None, Fraction | None]:
+    """First and last second of a VIDEO that counts; None where it is the file's own."""
+    window = getattr(video, "get_active_trim_window", None)
+    if window is None:
+        return None, None
+    start, duration = (Fraction(value).limit_denominator(1_000_000) for value in window())
+    return (start or None), (start + duration if duration > 0 else None)
+
+
+def clip_file(
+    clip: Any, folder: Path, *, fps: float
+) -> tuple[Path, Fraction | None, Fraction | None]:
+    """A VIDEO or IMAGE as a file that the core can stream: path, first and last second.
+
+    A VIDEO that is a file is used where it lies; anything else is written into ``folder`` without
+    loss. ``fps`` counts for an IMAGE batch.
+    """
+    if clip is None:
+        raise MediaError("clip: nothing arrived; connect a VIDEO or an IMAGE")
+    if not is_video(clip):
+        return _stored(frames(clip, what="clip"), folder, rate(fps)), None, None
+    source = _streamed(clip)
+    if source is None:
+        parts = clip.get_components()
+        return (
+            _stored(frames(parts.images, what="clip"), folder, Fraction(parts.frame_rate)),
+            None,
+            None,
+        )
+    start, end = trim_window(clip)
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source), start, end
+    path = folder / "clip.mkv"
+    source.seek(0)
+    with path.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+    return path, start, end
+
+
+def _stored(pictures: Frames, folder: Path, frame_rate: Fraction) -> Path:
+    from ..lipsync_core.media import batch
+
+    return batch.save(pictures, folder / "clip", frame_rate, progress())
+
+
+def voice_file(
+    voice: Any, clip: Path, start: Fraction | None, end: Fraction | None, folder: Path
+) -> Path:
+    """The voice as a file: what is connected, else the sound of the clip within its trim window."""
+    from ..lipsync_core.media import audio as media_audio
+    from ..lipsync_core.media import batch
+
+    if voice is None:
+        if start is None and end is None:
+            return clip
+        whole = media_audio.load(clip)
+        length = None if end is None else end - (start or 0)
+        return batch.save_sound(
+            batch.cut_sound(whole, start or Fraction(0), length), folder / "voice.wav"
+        )
+    return batch.save_sound(sound(voice), folder / "voice.wav")
+
+
+def video(path: Path) -> Any:
+    """A file as VIDEO."""
+    return InputImpl.VideoFromFile(str(path))
+
+
+def video_size(value: Any) -> tuple[int, int]:
+    width, height = value.get_dimensions()
+    return int(width), int(height)
+
+
+def workflow_tags(hidden: Any) -> dict[str, Any]:
+    """What ComfyUI writes into files so that dropping one into the page brings its graph back."""
+    from comfy.cli_args import args
+
+    if args.disable_metadata or hidden is None:
+        return {}
+    tags = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        tags["prompt"] = hidden.prompt
+    return tags
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def register_folders() -> None:
+    """Makes ``models/lipsync`` known; folders named in extra_model_paths.yaml stay in front."""
+    base = str(Path(folder_paths.models_dir) / MODEL_FOLDER)
+    paths, suffixes = folder_paths.folder_names_and_paths.get(MODEL_FOLDER, ([], set()))
+    paths = [*paths, *([] if base in paths else [base])]
+    # A new set: the one already there may be shared with other categories.
+    folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, set(suffixes) | MODEL_SUFFIXES)
+
+
+def checkpoints() -> list[str]:
+    """Names of files in the lipsync model folders."""
+    return sorted(folder_paths.get_filename_list(MODEL_FOLDER))
+
+
+def checkpoint_path(name: str) -> Path:
+    return Path(folder_paths.get_full_path_or_raise(MODEL_FOLDER, name))
+
+
+def share_models() -> Path:
+    """Tells the core where this ComfyUI keeps weights; returns the models folder for downloads."""
+    from ..lipsync_core.weights import files
+    from ..lipsync_core.weights.catalog import CATALOG
+
+    models = Path(folder_paths.models_dir)
+    for kind in dict.fromkeys(row.folder for row in CATALOG):
+        for path in folder_paths.folder_names_and_paths.get(kind, ([], set()))[0]:
+            files.add_folder(path, kind)
+    files.add_folder(models)
+    return models
+
+
+def device() -> str:
+    """The device that ComfyUI computes on, as the core's settings name it."""
+    import comfy.model_management as memory
+
+    return str(memory.get_torch_device())
+
+
+def managed(network: Any) -> Any:
+    """A network in the hands of ComfyUI's memory manager."""
+    import comfy.model_management as memory
+    from comfy.model_patcher import ModelPatcher
+
+    return ModelPatcher(
+        network, load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()
+    )
+
+
+def load(*patchers: Any, reserve: int = 0) -> None:
+    """Brings networks onto their device, moving others away if needed; ``reserve``: bytes to work in."""
+    import comfy.model_management as memory
+
+    memory.load_models_gpu(list(patchers), memory_required=reserve)
+
+
+def load_latentsync(path: Path, release: str, dtype: str) -> Any:
+    """A LatentSync checkpoint as what a LIPSYNC_MODEL socket carries."""
+    raise LipSyncError("this version has no LatentSync engine yet; choose the draft engine")
+
+
+def with_motion(model: Any, motion: str, strength: float, window: int, overlap: int) -> Any:
+    """``model`` with another choice of temporal modules; engines without any pass through."""
+    if not model.patchers:
+        log.info("the %s engine has no motion modules; it goes on unchanged", model.engine.name)
+        return model
+    raise LipSyncError("this version has no LatentSync engine yet; choose the draft engine")
+
+
+def sampling_engine(
+    model: Any, preset: str, steps: int, scheduler: str, guidance: float, window_batch: int
+) -> Any:
+    """The engine of ``model`` set up for one run, its networks on their device."""
+    if model.patchers:
+        load(*model.patchers)
+    return model.engine
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def settings(**chosen: Any) -> Settings:
+    """The core's settings with what the node's widgets say, on ComfyUI's device."""
+    return Settings(**{"device": device(), **chosen})
+
+
+def rate(fps: float) -> Fraction:
+    """Frames per second as an exact fraction: 23.976 means 24000/1001."""
+    if not fps > 0:
+        raise SettingsError(f"fps must be above 0, not {fps}")
+    nearest = round(fps * 1.001)
+    if abs(nearest / 1.001 - fps) < 0.002 and abs(round(fps) - fps) > 0.002:
+        return Fraction(nearest * 1000, 1001)
+    return Fraction(str(round(fps, 3)))
+
+
+def valid_point(point: Any) -> bool | str:
+    """True, or what is wrong with ``x,y`` or ``x,y@seconds``; empty is no point."""
+    if not isinstance(point, str) or not point.strip():
+        return True
+    place, _, moment = point.partition("@")
+    try:
+        numbers = [float(part) for part in place.split(",")] + [float(moment or 0)]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 3 and all(math.isfinite(number) for number in numbers):
+        return True
+    return f"point '{point}' is not x,y or x,y@seconds, such as 420,260 or 420,260@1.5"
+
+
+# Faces --------------------------------------------------------------------------------------------
+
+
+def known_faces(count: int, landmarks: Any, boxes: Any) -> Detector | None:
+    """Faces that other nodes found, as a detector that hands them out; None if there are none."""
+    from ..lipsync_core.faces.detect import mesh
+    from ..lipsync_core.faces.detect.given import Given
+
+    if landmarks is not None:
+        return Given(points=mesh.five_points(landmarks["frames"], count))
+    if boxes is not None:
+        return Given(boxes=mesh.box_rows(boxes, count))
+    return None
+
+
+class Canvas:
+    """A copy of a batch of pictures that patches are painted on; everything else keeps its value."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        import torch
+
+        self.images = images.clone()
+        self.changed = torch.zeros(images.shape[:3], dtype=torch.float32)
+
+    def put(self, patch: Patch) -> None:
+        import torch
+
+        rows = slice(patch.y, patch.y + patch.mask.shape[0])
+        columns = slice(patch.x, patch.x + patch.mask.shape[1])
+        alpha = torch.from_numpy(patch.mask)
+        region = self.images[patch.index, rows, columns, :3]
+        fresh = torch.from_numpy(patch.rgb / 255.0).to(region)
+        mixed = torch.lerp(region, fresh, alpha[..., None].to(region))
+        self.images[patch.index, rows, columns, :3] = mixed
+        self.changed[patch.index, rows, columns] = alpha
+
+
+def flags(values: np.ndarray, side: int) -> torch.Tensor:
+    """One number a frame as MASK ``(T, side, side)`` that takes no memory for its pixels."""
+    import numpy as np
+    import torch
+
+    column = _finished(torch.from_numpy(np.asarray(values, np.float32)))
+    return column[:, None, None].expand(-1, side, side)
+
+
+# Saving -------------------------------------------------------------------------------------------
+
+
+def tags(hidden: Any, generated: bool) -> dict[str, Any]:
+    """Metadata for a file: the workflow, and where the mouth comes from."""
+    from ..lipsync_core.dub import PROVENANCE
+
+    found = workflow_tags(hidden)
+    return {**found, "comment": PROVENANCE} if generated else found
+
+
+def save_video(value: Any, prefix: str, *, audio: Any, fps: float, tags: dict[str, Any]) -> Path:
+    """Writes a VIDEO or frames into the output folder under the next free name and returns the file.
+
+    A VIDEO that is encoded already is copied packet by packet; frames are encoded once, by the core.
+    """
+    from ..lipsync_core.media import batch
+
+    if is_video(value) and _streamed(value) is not None:
+        if audio is not None:
+            raise SettingsError(
+                "the VIDEO brings its own sound; connect audio only together with frames (IMAGE)"
+            )
+        suffix = _suffix(value)
+        target = save_name(prefix, suffix, video_size(value))
+        part = target.with_name(f".{target.stem}.part{suffix}")
+        try:
+            value.save_to(str(part), metadata=tags or None)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+    parts = value.get_components() if is_video(value) else None
+    pictures = frames(parts.images if parts else value, what="video")
+    own = parts.audio if parts else None
+    voice = own if audio is None else audio
+    return batch.encode(
+        pictures,
+        save_name(prefix, ".mp4", pictures.size),
+        Fraction(parts.frame_rate) if parts else rate(fps),
+        sound=None if voice is None else sound(voice, what="audio"),
+        metadata={k: v if isinstance(v, str) else json.dumps(v) for k, v in tags.items()},
+        progress=progress(),
+    )
+
+
+def _suffix(value: Any) -> str:
+    """The ending that a stream-copied VIDEO must have: that of its file, else of its container."""
+    source = _streamed(value)
+    if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() in VIDEO_SUFFIXES:
+        return Path(source).suffix.lower()
+    names = value.get_container_format().split(",")
+    return ".mp4" if "mp4" in names else ".webm" if "webm" in names else ".mkv"
+
+
+def watchable(clip: Any, fps: float) -> Path:
+    """A clip as a file that the page can ask for: where it lies, or written into the temp folder."""
+    from ..lipsync_core.media import batch
+
+    source = _streamed(clip) if is_video(clip) else None
+    if isinstance(source, (str, os.PathLike)) and _place(Path(source)) is not None:
+        return Path(source)
+    parts = clip.get_components() if is_video(clip) else None
+    pictures = frames(parts.images if parts else clip, what="before")
+    if len(pictures) == 1:
+        return batch.save(pictures, temporary(""), Fraction(1))
+    frame_rate = Fraction(parts.frame_rate) if parts else rate(fps)
+    return batch.encode(pictures, temporary(".mp4"), frame_rate, progress=progress())

@@ -1,0 +1,203 @@
+"""Dub Video: the whole dub in one node, streamed from file to file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import bridge, choices
+from .bridge import Schema, io, option, output
+
+
+class DubVideo(bridge.Node):
+    """A clip and a voice in, the clip speaking the voice out; memory does not depend on length."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return Schema(
+            node_id="LipSyncDubVideo",
+            display_name="LipSync Dub Video",
+            category=bridge.CATEGORY,
+            description=(
+                "Makes the person in a video or a picture speak a voice track: finds and follows the face, hears the "
+                "voice, draws the mouth and puts it back. Works through files of any length without holding them in memory."
+            ),
+            search_aliases=[
+                "lip sync",
+                "lipsync",
+                "latentsync",
+                "wav2lip",
+                "talking head",
+                "dubbing",
+                "talking portrait",
+                "lipsync video",
+            ],
+            inputs=[
+                option(
+                    io.MultiType,
+                    "clip",
+                    types=[io.Video, io.Image],
+                    tooltip="Who shall speak: a VIDEO, or IMAGE (one picture, or the frames of a clip at the fps below).",
+                ),
+                option(
+                    io.Audio,
+                    "voice",
+                    optional=True,
+                    tooltip="What shall be said. Not connected: the video's own sound, so that its mouth follows it again.",
+                ),
+                option(
+                    io.Combo,
+                    "engine",
+                    options=["auto", *choices.ENGINES],
+                    default=choices.default("engine"),
+                    tooltip="What draws the mouth. draft needs no weights; auto takes the best one that is ready.",
+                ),
+                option(
+                    io.Combo,
+                    "face",
+                    options=list(choices.FACES),
+                    default=choices.default("face"),
+                    tooltip="Which person, if there are several. index:0 is the leftmost; all gives everybody the voice.",
+                ),
+                option(
+                    io.Combo,
+                    "length",
+                    options=list(choices.LENGTHS),
+                    default=choices.default("length"),
+                    tooltip=(
+                        "What gives way when voice and picture differ in length. auto: play back and forth if the voice is "
+                        "longer, cut the picture if it is shorter."
+                    ),
+                ),
+                option(
+                    io.Int,
+                    "seed",
+                    default=choices.default("seed"),
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="The same seed gives the same video.",
+                ),
+                option(
+                    io.Float,
+                    "fps",
+                    default=25.0,
+                    min=1.0,
+                    max=240.0,
+                    step=0.001,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Frames per second of a clip given as IMAGE. A VIDEO keeps its own.",
+                ),
+                option(
+                    io.String,
+                    "point",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Choose the face by place instead: x,y in pixels, or x,y@seconds. Empty: use the choice above.",
+                ),
+                option(
+                    io.Combo,
+                    "detector",
+                    options=["auto", *choices.DETECTORS],
+                    default=choices.default("detector"),
+                    optional=True,
+                    advanced=True,
+                    tooltip="How faces are found. auto: the best one that is present.",
+                ),
+                option(
+                    io.Combo,
+                    "missing",
+                    options=list(choices.MISSING),
+                    default=choices.default("missing"),
+                    optional=True,
+                    advanced=True,
+                    tooltip="Frames without the face: pass leaves them untouched, error stops.",
+                ),
+                option(
+                    io.Combo,
+                    "draft_mode",
+                    options=list(choices.DRAFT_MODES),
+                    default=choices.default("draft_mode"),
+                    optional=True,
+                    advanced=True,
+                    tooltip="Draft engine: re-use the person's own mouths (units), bend one picture (warp), or measure and choose.",
+                ),
+                option(
+                    io.Combo,
+                    "container",
+                    options=list(choices.CONTAINERS),
+                    default="mp4",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Kind of file for the result. webm and mov can keep transparency.",
+                ),
+                option(
+                    io.Boolean,
+                    "tag",
+                    default=choices.default("tag"),
+                    optional=True,
+                    advanced=True,
+                    tooltip="Say in the file's metadata that the mouth movements were generated.",
+                ),
+            ],
+            outputs=[
+                output(
+                    io.Video, "video", "The clip speaking the voice, with the voice as its sound."
+                ),
+                output(
+                    io.String,
+                    "report",
+                    "One line: frames, seconds, engine, detector, frames without the face.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, point: str = "") -> bool | str:
+        return bridge.valid_point(point)
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        engine: str,
+        face: str,
+        length: str,
+        seed: int,
+        voice: Any = None,
+        fps: float = 25.0,
+        point: str = "",
+        detector: str = "auto",
+        missing: str = "pass",
+        draft_mode: str = "auto",
+        container: str = "mp4",
+        tag: bool = True,
+    ) -> io.NodeOutput:
+        from ..lipsync_core.dub import dub
+
+        bridge.share_models()
+        with bridge.scratch() as folder:
+            path, start, end = bridge.clip_file(clip, folder, fps=fps)
+            settings = bridge.settings(
+                engine=engine,
+                face=f"point:{point.strip()}" if point.strip() else face,
+                length=length,
+                seed=seed,
+                detector=detector,
+                missing=missing,
+                draft_mode=draft_mode,
+                tag=tag,
+                start=start,
+                end=end,
+                overwrite=True,
+            )
+            result = dub(
+                path,
+                bridge.voice_file(voice, path, start, end, folder),
+                bridge.temporary(f".{container}"),
+                settings=settings,
+                stages=bridge.stages,
+            )[0]
+        return io.NodeOutput(bridge.video(result.output), result.sentence())
