@@ -19,12 +19,15 @@ from .phones import (
     Segments,
     targets,
     visemes,
+    with_breath,
 )
 
 CROP = 490
 """Rows cut from an item before it is stretched."""
 LENGTH = 400
 """Rows of a training example."""
+LEVEL_SLOPE = 0.03
+LEVEL_CHANGE = 3.5
 _STOPS = np.array([s in "ptkqcʈbdɡgɟɖ" for s in SYMBOLS])
 
 
@@ -107,7 +110,7 @@ def vocal_tract(rows: np.ndarray, factor: float) -> np.ndarray:
 def strengths(rows: np.ndarray, parts: Segments) -> np.ndarray:
     """Factor on the opening of each sound: long loud vowels open fully, short soft ones do not.
 
-    Length: .6 at nothing, 1 at 110 ms. Level: 1.8 % a dB against the louder vowels of the item.
+    Length: .6 at nothing, 1 at 110 ms. Level: 3 % a dB against the louder vowels of the item.
     """
     energy = np.concatenate([[0.0], np.cumsum(10.0 ** (loudness(rows) / 10.0))])
     edges = np.clip(np.round(np.concatenate([[0.0], parts.ends]) * 100).astype(int), 0, len(rows))
@@ -117,7 +120,7 @@ def strengths(rows: np.ndarray, parts: Segments) -> np.ndarray:
     out = np.ones(len(parts.codes))
     if vowels.any():
         loud = np.percentile(level[vowels], 80)
-        by_level = np.clip(1.0 + 0.018 * (level - loud), 0.55, 1.12)
+        by_level = np.clip(1.0 + LEVEL_SLOPE * (level - loud), 0.45, 1.15)
         by_length = np.clip(0.6 + 0.4 * np.diff(np.concatenate([[0.0], parts.ends])) / 0.11, 0.6, 1.08)
         out[vowels] = (by_level * by_length)[vowels]
     return out
@@ -131,7 +134,7 @@ def _mix_noise(power: np.ndarray, level: float, rng: np.random.Generator) -> np.
     course = np.zeros(count)
     if rng.random() < 0.25:
         course = _knots(rng, int(count / 100 * rng.uniform(0.5, 8)), count, 6.0)
-    noise = 10.0 ** ((level - rng.uniform(5, 50) + colour[None] + course[:, None]) / 10)
+    noise = 10.0 ** ((level - rng.uniform(7, 55) + colour[None] + course[:, None]) / 10)
     grain = rng.uniform(1.5, 6)
     return power + noise * rng.gamma(grain, 1 / grain, power.shape)
 
@@ -153,6 +156,8 @@ def roughen(
     rows: np.ndarray, rng: np.random.Generator, other: np.ndarray | None, other_below: float
 ) -> np.ndarray:
     """Room, microphone, noise and other sounds. ``other``: rows mixed in ``other_below`` dB lower."""
+    if other is None and rng.random() < 0.15:
+        return rows  # a clean recording
     power = 10.0 ** (rows.astype(np.float64) / 10)
     level = float(np.percentile(loudness(rows), 95))
     if rng.random() < 0.15:  # breath instead of a clear voice
@@ -202,7 +207,8 @@ def example(
     rows, parts = cut(rows, parts, 0, min(LENGTH, len(rows)))
     rows = vocal_tract(rows, rng.uniform(0.94, 1.06))
     # The same words said louder and softer: what is louder is to open wider.
-    rows = rows + _knots(rng, int(len(rows) / 30), len(rows), 3.0)[:, None].astype(np.float32)
+    rows = rows + _knots(rng, int(len(rows) / 30), len(rows), LEVEL_CHANGE)[:, None].astype(np.float32)
+    parts = with_breath(parts)
     shapes = targets(parts, len(rows), strengths(rows, parts))
     classes = visemes(parts, len(rows))
     other, below = None, 0.0

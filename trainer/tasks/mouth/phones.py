@@ -11,16 +11,16 @@ from scipy.ndimage import gaussian_filter1d
 SHAPES = ("open", "jaw", "wide", "round", "press", "fv")
 
 _TABLE = """
-a ä ɑ ɶ ɐ̃        | .95 .90 .30 0   0 0 | 1 1
-æ                | .85 .80 .50 0   0 0 | 1 1
-ɐ ʌ              | .68 .65 .25 0   0 0 | 1 1
-ɔ ɒ              | .62 .62 0   .50 0 0 | 1 1
+a ä ɑ ɶ          | .95 .90 .10 .05 0 0 | 1 1
+æ                | .85 .80 .35 0   0 0 | 1 1
+ɐ ʌ              | .68 .65 .10 .05 0 0 | 1 1
+ɔ ɒ              | .62 .62 0   .55 0 0 | 1 1
 o ɤ              | .45 .45 0   .75 0 0 | 1 1
 ʊ                | .33 .32 0   .65 0 0 | 1 1
 u ʉ              | .24 .22 0   .95 0 0 | 1 1
-ə ɘ ᵻ ɚ          | .38 .35 .15 .05 0 0 | .5 .5
+ə ɘ ᵻ ɚ          | .38 .35 .10 .10 0 0 | .5 .5
 ɜ ɝ ɞ ɵ          | .42 .40 .05 .25 0 0 | 1 1
-ɛ ε              | .62 .52 .50 0   0 0 | 1 1
+ɛ ε              | .62 .52 .40 0   0 0 | 1 1
 e                | .50 .40 .65 0   0 0 | 1 1
 ɪ                | .40 .30 .60 0   0 0 | .8 .8
 i                | .36 .20 .90 0   0 0 | 1 1
@@ -30,14 +30,15 @@ y ʏ              | .22 .20 0   .85 0 0 | 1 1
 p b m ɓ β ɸ ʙ ɱ  | 0   .15 .10 0   1 0 | 3 .2
 f v ʋ            | .06 .12 .15 0   0 1 | 2 .5
 w ʍ ɥ            | .15 .20 0   1   0 0 | 1.2 1.5
-ɹ r ɻ ɽ ɾ ɺ      | .28 .25 .05 .30 0 0 | .5 .5
+ɹ ɻ              | .28 .25 0   .45 0 0 | .5 .7
+r ɽ ɾ ɺ          | .28 .25 .05 .10 0 0 | .5 .3
 ʁ ʀ              | .30 .30 .10 0   0 0 | .2 .2
-l ɫ ɭ ʎ ɬ        | .36 .34 .25 0   0 0 | .5 .3
-t d n ʈ ɖ ɳ ɗ    | .24 .18 .25 0   0 0 | .6 .3
-s z              | .24 .05 .40 0   0 0 | 1 .6
-ʃ ʒ ʂ ʐ ɕ ʑ      | .24 .08 0   .50 0 0 | 1 .9
-θ ð              | .26 .20 .25 0   0 0 | .8 .3
-k ɡ g ŋ x ɣ q χ c ɟ ɲ ç ħ ʕ | .30 .26 .20 0 0 0 | .3 .15
+l ɫ ɭ ʎ ɬ        | .36 .34 .15 0   0 0 | .5 .3
+t d n ʈ ɖ ɳ ɗ    | .24 .18 .15 0   0 0 | .6 .3
+s z              | .24 .05 .30 0   0 0 | 1 .6
+ʃ ʒ ʂ ʐ ɕ ʑ      | .24 .08 0   .60 0 0 | 1 .9
+θ ð              | .26 .20 .15 0   0 0 | .8 .3
+k ɡ g ŋ x ɣ q χ c ɟ ɲ ç ħ ʕ | .30 .26 .10 0 0 0 | .3 .15
 h ɦ ʔ            | .30 .30 .10 0   0 0 | .05 .02
 j                | .28 .20 .70 0   0 0 | .7 .8
 """
@@ -45,10 +46,16 @@ j                | .28 .20 .70 0   0 0 | .7 .8
 
 Values from the articulatory description of each sound; the weight is how firmly the sound insists."""
 
-SILENCE, RELEASE = "_", "="
+SILENCE, RELEASE, READY, AFTER = "_", "=", "<", ">"
+"""A pause; what follows a burst; the mouth getting ready to speak; the mouth coming to rest."""
 _RELEASE_ROW = ((0.30, 0.28, 0.15, 0.0, 0.0, 0.0), (0.12, 0.06))
 """What follows a burst belongs to the vowel to come."""
 _SILENCE_ROW = ((0.0,) * 6, (0.8, 0.4))
+_READY_ROW = ((0.24, 0.20, 0.08, 0.0, 0.0, 0.0), (0.3, 0.15))
+_AFTER_ROW = ((0.20, 0.18, 0.05, 0.0, 0.0, 0.0), (0.3, 0.15))
+READY_SECONDS, AFTER_SECONDS, BREATH_PAUSE = 0.18, 0.14, 0.33
+"""People breathe in and part their lips before they speak, and close them without haste;
+not so in shorter pauses, which sound like the closure of a stop."""
 _STOPS_WITH_BURST_EVENT = frozenset("ptkqcʈ")
 """espeak-ng marks these at the burst; the closure before it is in the previous phone."""
 _VOICED_CLOSURES = frozenset("bmɓ")
@@ -57,8 +64,8 @@ _NOT_SOUNDS = re.compile(r"[ˈˌːˑʰʲʷˠˤ\u0300-\u036f0-9˥˦˧˨˩↓↑.\
 
 
 def _read_table() -> tuple[list[str], np.ndarray, np.ndarray]:
-    symbols, shapes, weights = [SILENCE, RELEASE], [], []
-    for shape, weight in (_SILENCE_ROW, _RELEASE_ROW):
+    symbols, shapes, weights = [SILENCE, RELEASE, READY, AFTER], [], []
+    for shape, weight in (_SILENCE_ROW, _RELEASE_ROW, _READY_ROW, _AFTER_ROW):
         shapes.append(shape)
         weights.append(weight)
     for line in _TABLE.strip().splitlines():
@@ -76,7 +83,7 @@ CODES = {symbol: code for code, symbol in enumerate(SYMBOLS)}
 IS_VOWEL = np.array([s in _VOWELS for s in SYMBOLS])
 IS_BILABIAL = np.array([SYMBOL_SHAPES[c, 4] > 0 for c in range(len(SYMBOLS))])
 VISEMES = np.array(
-    [0, 0] + [1 + i for i, line in enumerate(_TABLE.strip().splitlines())
+    [0, 0, 0, 0] + [1 + i for i, line in enumerate(_TABLE.strip().splitlines())
               for name in line.split("|")[0].split() if len(name) == 1]
 )  # fmt: skip
 VISEME_COUNT = int(VISEMES.max()) + 1
@@ -88,7 +95,7 @@ def symbols_of(ipa: str) -> list[str]:
         return []  # a language switch
     kept: list[str] = []
     for symbol in _NOT_SOUNDS.sub("", ipa.replace("\u0303", "")):
-        if symbol in CODES and symbol not in (SILENCE, RELEASE) and symbol not in kept[-1:]:
+        if symbol in CODES and symbol not in (SILENCE, RELEASE, READY, AFTER) and symbol not in kept[-1:]:
             kept.append(symbol)
     return kept
 
@@ -193,9 +200,38 @@ def segments(samples: np.ndarray, rate: int, phones: list[tuple[int, str]]) -> S
     )
 
 
+def with_breath(parts: Segments) -> Segments:
+    """The pauses, with the moments before and after speech told apart from rest."""
+    ends: list[float] = []
+    codes: list[int] = []
+    begin, last = 0.0, len(parts.codes) - 1
+    silence, ready, after = CODES[SILENCE], CODES[READY], CODES[AFTER]
+    merged = [
+        (end, code)
+        for i, (end, code) in enumerate(zip(parts.ends, parts.codes, strict=True))
+        if i == last or not (code == silence == parts.codes[i + 1])
+    ]
+    for i, (end, code) in enumerate(merged):
+        if code == silence and end - begin > BREATH_PAUSE:
+            spoken_before = i > 0 and not IS_BILABIAL[merged[i - 1][1]]
+            spoken_after = i + 1 < len(merged) and not IS_BILABIAL[merged[i + 1][1]]
+            half = (end - begin) / 2 if spoken_before and spoken_after else end - begin
+            first = begin + (min(AFTER_SECONDS, half) if spoken_before else 0.0)
+            second = end - (min(READY_SECONDS, half) if spoken_after else 0.0)
+            for until, what in ((first, after), (second, silence), (end, ready)):
+                if until > (ends[-1] if ends else 0.0) + 1e-6:
+                    ends.append(until)
+                    codes.append(what)
+        else:
+            ends.append(end)
+            codes.append(int(code))
+        begin = end
+    return Segments(ends=np.array(ends), codes=np.array(codes))
+
+
 GRID_RATE = 400
 """Targets are blended on this grid (per second) before one in four is kept."""
-JAW_BLEND, LIPS_BLEND, CLOSURE_BLEND, TEETH_BLEND = 0.035, 0.060, 0.012, 0.016
+JAW_BLEND, LIPS_BLEND, CLOSURE_BLEND, TEETH_BLEND = 0.036, 0.065, 0.012, 0.016
 """Seconds, sigma of the blend of open and jaw, of wide and round, of press, of fv."""
 
 

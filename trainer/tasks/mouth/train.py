@@ -115,8 +115,9 @@ def train(recipe: dict[str, Any], data_path: Path, held_path: Path, out: Path, w
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe["learning_rate"], total)
     began, sums = time.monotonic(), {}
     for step, (x, shapes, classes) in enumerate(_batches(data, recipe, workers), 1):
-        logits, visemes = model(x.transpose(1, 2))
-        terms = losses(logits, visemes, shapes, classes, recipe)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe["bfloat16"]):
+            logits, visemes = model(x.transpose(1, 2))
+        terms = losses(logits.float(), visemes.float(), shapes, classes, recipe)
         optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
