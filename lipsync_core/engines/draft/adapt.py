@@ -79,8 +79,9 @@ class Adapter:
         self._ys = ((np.arange(self._small[1], dtype=np.float32) + 0.5) * h / self._small[1]) - 0.5
         x = cv2.resize(self.region.x, self._small, interpolation=cv2.INTER_AREA)
         y = cv2.resize(self.region.y, self._small, interpolation=cv2.INTER_AREA)
-        outer = ellipse(x, y - 0.12, across=0.85, up=0.62, down=0.70, feather=0.15)
-        inner = ellipse(x, y - 0.12, across=0.56, up=0.40, down=0.62, feather=0.25)
+        # Nose and cheeks tell the pose; the chin moves with the mouth and would squeeze it.
+        outer = ellipse(x, y, across=0.85, up=0.55, down=0.85, feather=0.15)
+        inner = ellipse(x, y, across=0.62, up=0.30, down=1.60, feather=0.25)
         self._ring = (outer * (1.0 - inner) + np.float32(0.003)).astype(np.float32)
         # Smooth fields need half the pixels again: large blurs are what costs.
         self._coarse = (max(self._small[0] // 2, 4), max(self._small[1] // 2, 4))
@@ -90,7 +91,7 @@ class Adapter:
         self._mask = ellipse(
             self.region.x, self.region.y, across=0.66, up=0.36, down=0.90, feather=0.30
         )
-        self._core = ellipse(x, y - 0.08, across=0.50, up=0.34, down=0.72, feather=0.35)
+        self._core = ellipse(x, y, across=0.64, up=0.40, down=0.80, feather=0.30)
 
     @property
     def small_shape(self) -> tuple[int, int]:
@@ -172,7 +173,7 @@ class Adapter:
         A mouth-and-jaw ellipse, withdrawn where donor and frame disagree away from the mouth: there
         the current frame knows better where the face ends.
         """
-        trust = 1.0 - smooth_step((apart - 14.0) / 22.0) * (1.0 - self._core)
+        trust = 1.0 - smooth_step((apart - 22.0) / 26.0) * (1.0 - self._core)
         trust = cv2.erode(trust.astype(np.float32), np.ones((3, 3), np.uint8))
         trust = cv2.GaussianBlur(trust, (0, 0), 0.06 * self._unit)
         trust = cv2.resize(trust, self.region.size, interpolation=cv2.INTER_LINEAR)

@@ -12,20 +12,24 @@ from ...types import Picture
 from .adapt import PATCH_BOX
 from .measure import VIEW, VIEW_BOX, Gauge, pose_of
 
-_BUDGET = 56 * 2**20
+BUDGET = 56 * 2**20
 """Bytes of donor pictures kept for one person, whatever the length of the clip."""
 _LARGEST_UNIT = 150
 """Eye-mouth distance in pixels of the largest donor picture (256 x 226)."""
 _RUN = 8
 """Donors are kept and dropped in runs of this many frames, so that neighbours stay neighbours."""
-_BINS = np.float32((0.04, 0.05, 0.06, 0.06))
-"""Steps of opening, width, yaw and pitch within which two frames count as the same mouth."""
+_BINS = np.float32((0.04, 0.05, 0.05, 0.06, 0.06))
+"""Steps of opening, width, gap, yaw and pitch within which two frames count as the same mouth."""
 
 
 class DraftStudy:
-    """Looks at every frame once and keeps the runs that cover mouth shapes and poses best."""
+    """Looks at every frame once and keeps the runs that cover mouth shapes and poses best.
 
-    def __init__(self) -> None:
+    ``budget``: bytes of pictures kept, whatever the length of the clip.
+    """
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._budget = budget
         self._gauge = Gauge()
         self._unit = 0
         self._patches = np.empty((0, _RUN, 0, 0, 3), np.uint8)
@@ -41,7 +45,7 @@ class DraftStudy:
         if not self._unit:
             self._unit = int(np.clip(round(_unit_of(points)), 16, _LARGEST_UNIT))
             w, h = patch_size(self._unit)
-            count = max(_BUDGET // (w * h * 3 * _RUN), 4)
+            count = max(self._budget // (w * h * 3 * _RUN), 4)
             self._patches = np.empty((count, _RUN, h, w, 3), np.uint8)
         patch = _cut(picture, points, self._unit)
         pose = pose_of(points)
@@ -50,7 +54,7 @@ class DraftStudy:
             _Seen(
                 frame=picture.index,
                 reference=reading.reference,
-                values=np.float32((reading.opening, reading.width, reading.dark, reading.sharp)),
+                values=np.float32((reading.opening, reading.width, reading.gap, reading.sharp)),
                 points=points,
             )
         )
@@ -104,8 +108,9 @@ class DraftStudy:
             for row in rows:
                 seen = self._rows[row]
                 opening, width = seen.values[:2] + zeros[seen.reference]
+                gap = seen.values[2]
                 pose = pose_of(seen.points)
-                keys.append(np.floor(np.float32((opening, width, pose[0], pose[1])) / _BINS))
+                keys.append(np.floor(np.float32((opening, width, gap, pose[0], pose[1])) / _BINS))
                 slots.append(slot)
         _, kind, count = np.unique(np.stack(keys), axis=0, return_inverse=True, return_counts=True)
         worth = np.bincount(slots, 1.0 / count[kind.reshape(-1)], minlength=len(self._slots))
@@ -192,14 +197,13 @@ def patch_matrix(points: np.ndarray, unit: int) -> np.ndarray:
 
 
 def view_of(patch: np.ndarray, unit: int) -> np.ndarray:
-    """The gray view that is measured, cut from an RGB patch."""
+    """The ``(80, 96, 3)`` view that is measured, cut from an RGB patch."""
     left, top = VIEW_BOX[0] - PATCH_BOX[0], VIEW_BOX[1] - PATCH_BOX[1]
     right, bottom = VIEW_BOX[2] - PATCH_BOX[0], VIEW_BOX[3] - PATCH_BOX[1]
     part = patch[round(top * unit) : round(bottom * unit), round(left * unit) : round(right * unit)]
-    gray = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)
     shrinks = part.shape[1] > VIEW[1]
     return cv2.resize(
-        gray,
+        part,
         (VIEW[1], VIEW[0]),
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )

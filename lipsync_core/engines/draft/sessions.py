@@ -42,20 +42,20 @@ class Wardrobe:
         self._bends: dict[int, Bend] = {}
 
     def views(self) -> np.ndarray:
-        """``(N, 80, 96)`` uint8: the donors as they are measured, aligned by the finished track."""
+        """``(N, 80, 96, 3)`` uint8: the donors as they are measured, aligned by the finished track."""
         unit, template = self._template.unit, self._template
         scale = unit / VIEW_UNIT
         left = template.mouth[0] * template.size + VIEW_BOX[0] * unit + 0.5 * scale
         top = template.mouth[1] * template.size + VIEW_BOX[1] * unit + 0.5 * scale
         to_crop = np.array([[scale, 0, left], [0, scale, top], [0, 0, 1]])
-        views = np.empty((len(self.donors), *VIEW), np.uint8)
+        views = np.empty((len(self.donors), *VIEW, 3), np.uint8)
         for donor in range(len(views)):
-            gray = cv2.cvtColor(self.donors.picture(donor), cv2.COLOR_RGB2GRAY)
+            picture = self.donors.picture(donor)
             blur = 0.4 * self.donors.unit / VIEW_UNIT
             if blur > 0.5:
-                gray = cv2.GaussianBlur(gray, (0, 0), blur)
+                picture = cv2.GaussianBlur(picture, (0, 0), blur)
             views[donor] = cv2.warpAffine(
-                gray,
+                picture,
                 (self._to_patch(donor) @ to_crop)[:2],
                 (VIEW[1], VIEW[0]),
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from .donors import Donors
-from .measure import measure_all, pose_distance
+from .measure import lip_gaps, measure_all, pose_distance
 
 OWN = -1
 """Instead of a donor: no mouth in the clip fits this pose, keep the frame's own."""
 
 _OPEN, _WIDTH, _CLOSED = 12.0, 0.6, 10.0
 """Weights of the squared differences of opening and width, and of opening where lips must meet."""
+_PARTED, _SHUT = 0.10, 6.0
+"""Gap in units that is plainly not shut, and the weight of its square where lips must meet."""
+_GAP_SEEN = 0.02
+"""Range of the gap (p95 - p3, units) from which lips are known to part."""
 _JUMP, _JOIN, _HOLD, _HOLD_CALM = 0.28, 0.36, 0.24, 0.01
 _POSE_FREE, _POSE_REFUSED = 0.05, 0.15
 """Pose distances that cost little, and that no donor may have (about 5 and 15 degrees)."""
@@ -65,16 +70,21 @@ def aim_of(shapes: np.ndarray) -> Aim:
 class Cast:
     """The donors, scaled to what this person does, and how well any two of them join.
 
-    ``views``: ``(N, 80, 96)`` uint8 gray, aligned; ``poses``: ``(N, 3)``.
+    ``views``: ``(N, 80, 96, 3)`` uint8 RGB, aligned; ``poses``: ``(N, 3)``.
     """
 
     def __init__(self, donors: Donors, views: np.ndarray, poses: np.ndarray) -> None:
         self.donors = donors
         self.poses = poses
-        measured_opening, measured_width = measure_all(views, poses)
-        low, high = np.percentile(measured_opening, (5, 95))
-        self.zero, self.span = float(low), float(max(high - low, 1e-3))
-        self.opening = (measured_opening - self.zero) / self.span
+        gray = np.stack([cv2.cvtColor(view, cv2.COLOR_RGB2GRAY) for view in views])
+        jaw, measured_width = measure_all(gray, poses)
+        self.gap = lip_gaps(views)
+        low, high = np.percentile(self.gap, (3, 95))
+        self.parted = np.clip((self.gap - low) / _PARTED, 0.0, 1.5)
+        # Jaw and lips count alike; without coloured lips the jaw must do.
+        mixed = _ranged(jaw) + (_ranged(self.gap) if high - low > _GAP_SEEN else 0.0)
+        self.opening = _ranged(mixed)
+        self.span = max(float(np.subtract(*np.percentile(jaw, (95, 5)))), 1e-3)
         left, right = np.percentile(measured_width, (5, 95))
         self.width_zero, self.width_span = (
             float(left + right) / 2,
@@ -82,7 +92,7 @@ class Cast:
         )
         self.width = np.clip((measured_width - self.width_zero) / self.width_span, -1.5, 1.5)
         self.sharp = np.log(np.maximum(donors.sharp, 1e-3))
-        self.looks = _looks(views)
+        self.looks = _looks(gray)
         self.following = np.where(donors.follows, np.arange(len(donors)) + 1, -1)
 
     def join(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -90,6 +100,12 @@ class Cast:
         one, two = self.looks[first], self.looks[second]
         square = (one**2).sum(1)[:, None] + (two**2).sum(1)[None] - 2.0 * one @ two.T
         return np.maximum(square, 0.0)
+
+
+def _ranged(values: np.ndarray) -> np.ndarray:
+    """0 at the 5th and 1 at the 95th percentile."""
+    low, high = np.percentile(values, (5, 95))
+    return ((values - low) / max(float(high - low), 1e-3)).astype(np.float32)
 
 
 def _looks(views: np.ndarray) -> np.ndarray:
@@ -189,6 +205,7 @@ class Search:
         cast = self._cast
         closed = float(aim.press[row])
         cost = (_OPEN + _CLOSED * closed) * (cast.opening - aim.opening[row]) ** 2
+        cost += _SHUT * max(closed, float(aim.calm[row])) * cast.parted**2
         cost += _WIDTH * (1.0 - 0.7 * closed) * (cast.width - aim.width[row]) ** 2
         distance = pose_distance(pose, cast.poses)
         cost += 0.15 * (distance / _POSE_FREE) ** 2
