@@ -34,6 +34,8 @@ class Link:
     """``(2, 3)`` float64: source px of the earlier frame to source px of the later."""
     variance: float
     """Of a point carried by ``matrix``, in square source px."""
+    agreement: float
+    """Part of the corners that moved like this, 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +143,11 @@ def link(
         return None
     whole = np.linalg.inv(place) @ np.vstack([matrix, (0, 0, 1)]) @ place
     variance = (rest / scale) ** 2 + (DRIFT * unit / scale) ** 2
-    return Link(matrix=whole[:2], variance=variance)
+    return Link(matrix=whole[:2], variance=variance, agreement=float(agree.sum()) / len(agree))
 
 
 MINIMUM = 8
-AGREEING = 0.4
+AGREEING = 0.5
 
 
 def unit_of(points: np.ndarray) -> float:

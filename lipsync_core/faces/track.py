@@ -38,6 +38,8 @@ SAME = 0.35
 """Two appearances closer than this are one person, wherever they are; see ``looks.distance``."""
 NEARBY = 0.6
 """And closer than this, where the face was lost a moment ago."""
+SURE = 0.75
+"""Part of the corners of a face that must move as one; with fewer, something is in front of it."""
 MISSES = 3
 """Looks in a row that find nothing before a face is given up."""
 TINY = (14.0, 22.0)
@@ -102,12 +104,16 @@ class Tracker:
         """Looks at the next frame; everyone who is followed in it."""
         self._frame += 1
         luma = picture.luma(flow.LUMA_SIDE)
-        if self._shots.see(luma):
+        cut = self._shots.see(luma)
+        for person in self._followed():
+            person.move(picture, luma)
+        if cut and any(person.agreement > SURE for person in self._followed()):
+            # Skin does not move as one from one scene into another: a flash, or something passing.
+            self._shots.revoke()
+        elif cut:
             for person in self._people:
                 person.leave()
         known = self._detector.at(self._frame)
-        for person in self._followed():
-            person.move(picture, luma)
         if known is None:
             for person in self._followed():
                 if self._due(person):
@@ -150,13 +156,13 @@ class Tracker:
         return max(round(seconds * self._fps), 1)
 
     def _due(self, person: _Person) -> bool:
-        wait = 1 if person.misses or person.doubtful else self._frames(LOOK)
+        wait = 1 if person.misses or person.agreement < SURE else self._frames(LOOK)
         return self._frame - person.looked >= wait
 
     def _look(self, person: _Person, picture: Picture) -> None:
         """Asks the detector where exactly the face is."""
         person.looked = self._frame
-        wide = WIDE * (1.6 if person.doubtful else 1.0)
+        wide = WIDE * (1.6 if person.agreement == 0 else 1.0)
         found = self._closest(picture, person.points, wide)
         if found is None:
             person.miss(self._frame)
@@ -165,9 +171,10 @@ class Tracker:
         rival = self._rival(person, detection, seen)
         if rival is not None:
             log.debug("frame %d: this is %d, not %d", self._frame, rival.number, person.number)
-            person.leave()
             if not rival.followed:
                 rival.measure(self._frame, detection, self._noise(detection))
+                rival.inherit(person, since=self._frame - self._frames(1.0))
+            person.leave()
             return
         person.measure(self._frame, detection, self._noise(detection))
         person.strangeness = person.looks.distance(seen)
@@ -325,8 +332,8 @@ class _Person:
     variance: float = 1e9
     looks: Looks = field(default_factory=Looks)
     followed: bool = False
-    doubtful: bool = False
-    """The movement into this frame could not be told."""
+    agreement: float = 1.0
+    """Part of the corners that agree on the movement into this frame; 0 where it cannot be told."""
     misses: int = 0
     looked: int = -(10**9)
     shot_of_last: int = 0
@@ -352,10 +359,10 @@ class _Person:
             place = flow.placement(self._view, after, picture, luma)
             self._link = flow.link(self._patch, after, place, self.points)
         if self._link is None:
-            self.doubtful = True
+            self.agreement = 0.0
             self.variance += (0.3 * flow.unit_of(self.points)) ** 2
             return
-        self.doubtful = False
+        self.agreement = self._link.agreement
         self.points = self.points @ self._link.matrix[:, :2].T + self._link.matrix[:, 2]
         self.variance += self._link.variance
 
@@ -364,7 +371,7 @@ class _Person:
         points = _points(detection).astype(np.float64)
         if not self.followed:
             self.points, self.variance, self.followed = points, noise, True
-            self._link = None
+            self._link, self.agreement = None, 1.0
         else:
             gain = self.variance / (self.variance + noise)
             self.points = self.points + gain * (points - self.points)
@@ -381,9 +388,9 @@ class _Person:
     def miss(self, frame: int) -> None:
         """The detector looked and found nothing."""
         self.looked = frame
-        self.misses += 1
+        self.misses += 1 if self.agreement >= SURE else 2
         self._missed = True
-        if self.misses >= MISSES or self.doubtful:
+        if self.misses >= MISSES or self.agreement == 0:
             self.leave()
 
     def leave(self) -> None:
@@ -408,6 +415,15 @@ class _Person:
         self._measured, self._missed, self._link = None, False, None
         self._view = flow.view_of(self.points, picture, luma)
         self._patch = flow.patch_of(self._view, picture, luma)
+
+    def inherit(self, other: _Person, *, since: int) -> None:
+        """Takes over the rows of somebody who turned out to be this person, if seen only ``since``."""
+        rows = other.rows.table()
+        mine = self.rows.table()
+        if len(rows) and rows[0, 0] >= since and (not len(mine) or mine[-1, 0] < rows[0, 0]):
+            for row in rows:
+                self.rows.append(row)
+            other.rows = _Rows(ROW)
 
     def box(self) -> np.ndarray:
         unit = flow.unit_of(self.points)

@@ -94,9 +94,13 @@ def test_a_tiny_face_is_not_painted(yunet, backdrop, placed, as_clip):
 
 def test_a_short_gap_is_bridged_and_a_long_one_is_not(yunet, backdrop, placed, as_clip):
     there = [True] * 20 + [False] * 5 + [True] * 20 + [False] * 25 + [True] * 20
-    images = [
-        placed(backdrop(), 250 + 2 * t, 180, 1.4) if seen else backdrop() for t, seen in enumerate(there)
-    ]
+    images = []
+    for t, seen in enumerate(there):
+        image = placed(backdrop(), 250 + 2 * t, 180)
+        if not seen:
+            # A card held before the face.
+            image[120:240, 250 + 2 * t - 45 : 250 + 2 * t + 45] = backdrop()[100:220, 30:120]
+        images.append(image)
     people, _ = follow(yunet, as_clip(images))
     assert len(people.tracks) == 1
     track = people.tracks[0]
