@@ -10,7 +10,7 @@ import numpy as np
 from .lips import Lips, ease, smooth_step
 
 if TYPE_CHECKING:
-    from .warp import Bend
+    from .warp import Bend, Curves
 
 
 def blur_of(crop: np.ndarray, lips: Lips) -> float:
@@ -36,6 +36,25 @@ def blur_of(crop: np.ndarray, lips: Lips) -> float:
     return float(np.clip(again / np.sqrt(max(ratio**2 - 1, 0.05)), 0.5, 0.05 * unit + 0.5))
 
 
+def seal(region: np.ndarray, bend: Bend, curves: Curves, *, blur: float = 0.0) -> None:
+    """Draws the line between lips that were brought together over an opening, into ``region``."""
+    lips, unit = bend.lips, bend.lips.unit
+    gap, own = curves.bottom - curves.top, curves.lower - curves.upper
+    shut = smooth_step((own - gap) / (0.03 * unit)) * (1 - smooth_step(gap / (0.05 * unit)))
+    seen = np.flatnonzero(shut > 0.01)
+    if not len(seen):
+        return
+    a, b = int(seen[0]), int(seen[-1]) + 1
+    middle = ((curves.top + curves.bottom) / 2)[a:b]
+    width = max(0.012 * unit, blur, 0.7)
+    top = max(int(middle.min() - 3 * width) - bend.y0, 0)
+    low = min(int(middle.max() + 3 * width) + 2 - bend.y0, region.shape[0])
+    line = 0.8 * shut[a:b] * np.exp(-(((bend.rows[top:low] - middle) / width) ** 2))
+    box = region[top:low, a:b].astype(np.float32)
+    box += line[:, :, None] * (0.6 * lips.dark + 0.25 * lips.lip - box)
+    region[top:low, a:b] = np.clip(box + 0.5, 0, 255).astype(np.uint8)
+
+
 class Cavity:
     """The inside of one person's mouth."""
 
@@ -46,18 +65,18 @@ class Cavity:
         self._limit = 0.92 if sharp else 0.74
         self._grain = self._texture(crop, lips, seed)
         skin, lip, light = lips.skin, lips.lip, lips.light
-        self._dark = (0.16 * lip + 0.03 * skin).astype(np.float32)
+        # As dark as this picture gets (nostrils, lip line), in the warm hue of what light comes in.
+        self._dark = 0.5 * lips.dark + 0.5 * lip * np.array([0.30, 0.20, 0.19], np.float32)
         self._tongue = (0.50 * lip + 0.06 * light).astype(np.float32)
-        warm = np.array([1.0, 0.95, 0.86], np.float32)
-        level = min(1.0, 0.98 * skin.mean() / max(light.mean(), 1) + 0.12)
-        self._teeth = (light * warm * level * 0.92).astype(np.float32)
-        self._line = (0.38 * lip + 0.04 * skin).astype(np.float32)
+        # In the shade of the lips teeth are about as bright as the skin around, and far less red.
+        pale = 0.62 * light * np.array([1.0, 0.95, 0.84], np.float32) + 0.38 * skin
+        self._teeth = (pale * (1.12 * skin.mean() / max(float(pale.mean()), 1))).astype(np.float32)
         self._drawn_teeth = 1 - ease((lips.gap / unit - 0.03) / 0.04)
 
     def limited(self, open_: float, own: float) -> float:
         """``open`` bent softly towards what this picture bears; never below what it already shows."""
-        limit = max(self._limit, own + 0.2)
-        knee = 0.6 * limit
+        limit = max(self._limit, own + 0.25)
+        knee = max(0.6 * limit, own)
         if open_ <= knee:
             return open_
         return knee + (limit - knee) * float(np.tanh((open_ - knee) / (limit - knee)))
@@ -86,23 +105,21 @@ class Cavity:
         self,
         region: np.ndarray,
         bend: Bend,
-        curves: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+        curves: Curves,
         *,
         widen: float,
         opening: float,
-        jaw: float,
-        round_: float,
     ) -> None:
         """Fills the opening in ``region`` (uint8, changed in place)."""
         lips = bend.lips
         unit = lips.unit
-        u0, l0, u1, l1, _ = curves
+        u0, l0, u1, l1 = curves.upper, curves.lower, curves.top, curves.bottom
         gap = l1 - u1
         own = l0 - u0
-        closing = np.clip(own - gap, 0, None)
-        if max(float((gap - own).max()), float(closing.max())) < 0.05:
+        if float((gap - own).max()) < 0.05:
+            seal(region, bend, curves, blur=self.blur)
             return
-        seen = np.flatnonzero(np.maximum(gap, own) > 0.05)
+        seen = np.flatnonzero(gap > 0.05)
         a, b = max(int(seen[0]) - 2, 0), int(seen[-1]) + 3
         soft = max(1.1 * self.blur, 0.6)
         pad = int(np.ceil(2 * soft)) + 1
@@ -118,23 +135,19 @@ class Cavity:
             (down - y) / (2 * soft) + 0.5
         )
         alpha = inside * smooth_step(g / (0.02 * unit + soft))
-        # Where the picture shows its own inside, that stays; the join is soft once the lips go further.
-        more = np.clip(g - g0, 0, None)
-        join = 0.05 * unit * smooth_step(more / (0.08 * unit)) + 0.01
-        keep = smooth_step((l0[a:b] - y) / join) * (g0 > 1)
-        alpha = alpha * (1 - keep)
+        # Where the picture shows its own inside, that stays; below it begins what was hidden.
+        parted = smooth_step((g0 - 0.01 * unit) / (0.02 * unit))
+        more = smooth_step(np.clip(g - g0, 0, None) / (0.05 * unit))
+        keep = smooth_step((l0[a:b] + 0.01 * unit - y) / (0.04 * unit))
+        alpha = alpha * (1 - parted * (1 - more * (1 - keep)))
 
-        colour = self._colour(lips, x, y, up, down, opening=opening, jaw=jaw, widen=widen)
+        colour = self._colour(lips, x, y, up, down, opening=opening, bite=curves.bite, widen=widen)
         grain = self._grain[: low - top, : b - a]
         if grain.shape == alpha.shape:
             colour = colour + (0.8 * grain)[:, :, None]
         box += alpha[:, :, None] * (colour - box)
-        # Lips brought together over teeth need the line that parts them.
-        shut = smooth_step(closing[a:b] / (0.03 * unit)) * (1 - smooth_step(g / (0.05 * unit)))
-        width = max(0.012 * unit, self.blur)
-        line = 0.8 * shut * np.exp(-(((y - (up + down) / 2) / width) ** 2))
-        box += line[:, :, None] * (self._line - box)
         region[top:low, a:b] = np.clip(box + 0.5, 0, 255).astype(np.uint8)
+        seal(region, bend, curves, blur=self.blur)
 
     def _colour(
         self,
@@ -145,7 +158,7 @@ class Cavity:
         down: np.ndarray,
         *,
         opening: float,
-        jaw: float,
+        bite: float,
         widen: float,
     ) -> np.ndarray:
         unit = lips.unit
@@ -164,11 +177,13 @@ class Cavity:
         # Upper teeth hang from the skull: their edge stays where it is when the lips move.
         level = (self._rest(lips) + 0.035 * unit) - 0.03 * unit * xn**2
         tooth = smooth_step((level - y) / (max(2 * self.blur, 0.012 * unit)) + 0.5)
-        shown = smooth_step((gap - 0.03) / 0.06) * (1 - 0.85 * smooth_step((xn - 0.45) / 0.5))
+        shown = smooth_step((gap - 0.03 + 0.03 * bite) / (0.06 - 0.03 * bite)) * (
+            1 - 0.85 * smooth_step((xn - 0.45) / 0.5)
+        )
         position = np.abs(x - cx) / unit
         slot = np.abs((position / 0.085 + 0.5) % 1 - 0.5)
         parts = 1 - 0.10 * np.exp(-((slot * 0.085 * unit / max(self.blur, 0.008 * unit)) ** 2))
-        shade = 0.55 + 0.45 * smooth_step(depth / 0.08)
+        shade = 0.72 + 0.28 * smooth_step(depth / 0.06)
         tooth = tooth * shown * self._drawn_teeth
         colour += tooth[:, :, None] * (self._teeth * (parts * shade)[:, :, None] - colour)
         return colour

@@ -10,6 +10,9 @@ import numpy as np
 WORK_UNIT = 80
 """Eye-mouth distance in the small picture that is searched, so that every number below is in it."""
 
+ANGLES = np.deg2rad(np.arange(-20, 201, 5)).astype(np.float32)
+"""Directions from the mouth in which the edge of the face is sought; 0 right, 90 degrees down."""
+
 OPEN_GAIN = 0.27
 """Gap between the lips at ``open`` = 1, in units; p95 of talkers is .13-.41 (dense landmarks)."""
 
@@ -38,14 +41,14 @@ class Lips:
     """Height of the upper lip's red in the middle, pixels above ``upper``."""
     bottom: float
     """Height of the lower lip's red in the middle, pixels below ``lower``."""
-    chin: float
-    """y of the lower edge of the chin."""
-    cheeks: np.ndarray
-    """``(h, 2)`` float32 x of the left and right edge of the face in every row; meets at the chin."""
+    edge: np.ndarray
+    """``(a,)`` float32 distance from ``centre`` to the face's edge (cheeks, jaw, chin) at ``ANGLES``."""
     skin: np.ndarray
     """``(3,)`` float32 RGB around the mouth."""
     lip: np.ndarray
     """``(3,)`` float32 RGB of the lips."""
+    dark: np.ndarray
+    """``(3,)`` float32 RGB of the darkest places around the mouth (lip line, nostrils)."""
     light: np.ndarray
     """``(3,)`` float32 RGB of a white surface in this light, as bright as the face's highlights."""
     teeth: float
@@ -63,10 +66,14 @@ class Lips:
         """Half the distance of the corners."""
         return (self.right - self.left) / 2
 
+    @property
+    def chin(self) -> float:
+        """y of the lower edge of the chin."""
+        return self.centre[1] + float(np.interp(np.pi / 2, ANGLES, self.edge))
+
     def moved(self, dx: float, dy: float) -> Lips:
         """The same mouth shifted by ``(dx, dy)`` pixels."""
         columns = np.arange(len(self.upper), dtype=np.float32) - dx
-        rows = np.arange(len(self.cheeks), dtype=np.float32) - dy
 
         def along(curve: np.ndarray, at: np.ndarray) -> np.ndarray:
             return np.interp(at, np.arange(len(curve)), curve).astype(np.float32)
@@ -78,8 +85,6 @@ class Lips:
             right=self.right + dx,
             upper=along(self.upper, columns) + np.float32(dy),
             lower=along(self.lower, columns) + np.float32(dy),
-            chin=self.chin + dy,
-            cheeks=np.stack([along(self.cheeks[:, i], rows) for i in (0, 1)], 1) + np.float32(dx),
         )
 
 
@@ -124,16 +129,16 @@ def _window(crop: np.ndarray, middle: np.ndarray, unit: float) -> _Window:
     return _Window(lab=lab, scale=scale, origin=origin)
 
 
-def _seam(cost: np.ndarray, start: int, end: int) -> np.ndarray:
+def _seam(cost: np.ndarray, start: int, end: int, *, step: float = 1.5) -> np.ndarray:
     """Cheapest left-to-right path through ``(h, w)``, one row per column, pinned at both ends."""
     height, width = cost.shape
     total = np.full(height, np.inf, np.float32)
     total[start] = cost[start, 0]
     came = np.zeros((width, height), np.int8)
-    step = np.float32(1.5)
+    pay = np.float32(step)
     for x in range(1, width):
-        below = np.concatenate([total[1:], [np.inf]]).astype(np.float32) + step
-        above = np.concatenate([[np.inf], total[:-1]]).astype(np.float32) + step
+        below = np.concatenate([total[1:], [np.inf]]).astype(np.float32) + pay
+        above = np.concatenate([[np.inf], total[:-1]]).astype(np.float32) + pay
         best = np.minimum(np.minimum(below, above), total)
         came[x] = np.where(best == total, 0, np.where(best == below, 1, -1))
         total = best + cost[:, x]
@@ -197,7 +202,7 @@ def find(crop: np.ndarray, points: np.ndarray) -> Lips:
     line = _straightened(line, left, right)
     upper, lower, teeth = _inner_edges(lab, red, contrast, line, left, right)
     thick = _thickness(red, upper, lower, left, right)
-    return _assemble(crop, points, view, left, right, upper, lower, teeth, thick)
+    return _assemble(crop, points, view, red, left, right, upper, lower, teeth, thick)
 
 
 def _lip_line(
@@ -247,7 +252,7 @@ def _corners(
     evidence = 0.5 * dark / max(float(np.median(dark[centre])), 3.0)
     evidence = np.clip(evidence, 0, 1.0) + colour / max(float(np.median(colour[centre])), 0.3)
     evidence = cv2.blur(evidence[None].astype(np.float32), (5, 1))[0]
-    limit = 0.5 * float(np.median(evidence[centre]))
+    limit = 0.40 * float(np.median(evidence[centre]))
 
     def end(direction: int) -> float:
         expected = middle[0] + direction * half
@@ -288,9 +293,17 @@ def _inner_edges(
     if contrast < 5 or len(columns) < 8:
         return closed
     light = cv2.GaussianBlur(lab[:, :, 0], (0, 0), 1.0)
-    lip_light = float(np.median(light[np.clip(red, 0, 1) > 0.6])) if (red > 0.6).any() else 50.0
-    dark = smooth_step((lip_light - 8 - light) / 14)
-    pale = 1 - smooth_step((red - 0.3) / 0.4)
+    # Teeth are a hole in the red: what closing the red from above and below would fill.
+    bounded = np.clip(red, 0, 1.4)
+    full = cv2.morphologyEx(
+        bounded, cv2.MORPH_CLOSE, np.ones((round(0.34 * WORK_UNIT), 1), np.uint8)
+    )
+    hole = (full - bounded) / np.maximum(full, 0.5)
+    pale = smooth_step((hole - 0.06) / 0.20) * smooth_step((full - 0.4) / 0.3)
+    rows = np.clip(np.round(line[columns] + np.arange(-9, 13)[:, None]).astype(int), 0, height - 1)
+    around = light[rows, columns][red[rows, columns] > 0.6]
+    lip_light = float(np.quantile(around, 0.6)) if around.size else float(np.median(light))
+    dark = smooth_step((lip_light - 3 - light) / 10) * smooth_step((full - 0.3) / 0.3)
     foreign = np.maximum(dark, pale) * 2 - 1
     sure = min(1.0, contrast / 12)
     lips = smooth_step((red - 0.2) / 0.4) * 2 - 1
@@ -321,7 +334,7 @@ def _inner_edges(
     score = np.where((gap >= 0) & (gap < 0.45 * WORK_UNIT), score, -np.inf)
     i, j = np.unravel_index(int(np.argmax(score)), score.shape)
     cheap = np.diag(score).max() + 0.02 * WORK_UNIT * len(columns)
-    if not np.isfinite(score[i, j]) or score[i, j] <= cheap or gap[i, j] < 0.025 * WORK_UNIT:
+    if not np.isfinite(score[i, j]) or score[i, j] <= cheap or gap[i, j] < 0.035 * WORK_UNIT:
         return closed
     every = np.clip((np.arange(width) - middle) / half, -1, 1)
     profile = (1 - np.abs(every) ** 2.2) ** 0.7
@@ -362,6 +375,7 @@ def _assemble(
     crop: np.ndarray,
     points: np.ndarray,
     view: _Window,
+    red: np.ndarray,
     left: float,
     right: float,
     upper: np.ndarray,
@@ -369,7 +383,7 @@ def _assemble(
     teeth: float,
     thick: tuple[float, float],
 ) -> Lips:
-    height, width = crop.shape[:2]
+    width = crop.shape[1]
     unit = WORK_UNIT / view.scale
     columns = np.arange(width, dtype=np.float64)
 
@@ -388,9 +402,8 @@ def _assemble(
     at = round(centre_x)
     centre_y = float((up[at] + low[at]) / 2)
     gap = float((low - up).max())
-    chin = min(centre_y + 0.68 * unit + 0.5 * gap, height - 1.0)
-    cheeks = _cheeks(height, centre_x, centre_y, chin, unit)
-    skin, lip, light = _colours(crop, centre_x, centre_y, unit)
+    edge = _edge(crop, (centre_x, centre_y), unit, nose / unit)
+    skin, lip, dark, light = _colours(crop, view, red, upper, lower)
     opening = gap / unit / OPEN_GAIN
     # A smile parts the lips with the jaw shut; a dark gap is a dropped jaw.
     shape = np.array([opening, opening * (0.9 - 0.5 * teeth), 0, 0, 0, 0], np.float32)
@@ -404,41 +417,80 @@ def _assemble(
         lower=low,
         top=thick[0] * unit,
         bottom=thick[1] * unit,
-        chin=chin,
-        cheeks=cheeks,
+        edge=edge,
         skin=skin,
         lip=lip,
+        dark=dark,
         light=light,
         teeth=teeth,
         shape=shape,
     )
 
 
-def _cheeks(height: int, x: float, y: float, chin: float, unit: float) -> np.ndarray:
-    rows = np.arange(height, dtype=np.float32)
-    t = np.clip((rows - (y - 0.3 * unit)) / (chin - y + 0.3 * unit), 0, 1)
-    half = 0.80 * unit * np.sqrt(np.clip(1 - t**2.6, 0, 1))
-    return np.stack([x - half, x + half], 1).astype(np.float32)
+def _edge(crop: np.ndarray, centre: tuple[float, float], unit: float, turn: float) -> np.ndarray:
+    """``(a,)`` distance to the edge of the face at ``ANGLES``: the strongest change near the usual place.
+
+    ``turn``: how far the nose is off the middle of the eyes, in units; the near side is shorter.
+    """
+    # Means over photographed faces (dense landmarks), from the side of the mouth down to the chin.
+    degrees, usual = (-20, 0, 18, 34, 50, 66, 90), (0.98, 0.86, 0.79, 0.73, 0.69, 0.68, 0.67)
+    folded = np.minimum(np.rad2deg(ANGLES), 180 - np.rad2deg(ANGLES))
+    side = np.cos(ANGLES)
+    expected = np.interp(folded, degrees, usual) - 1.5 * turn * side * np.abs(side)
+    expected = np.clip(expected, 0.45, 1.15)
+    steps = np.linspace(-0.30, 0.20, 51)
+    radius = (expected[None] + steps[:, None]) * unit
+    work = np.clip(unit / 40, 1, None)
+    soft = cv2.GaussianBlur(crop, (0, 0), 0.6 * work) if work > 1 else crop
+    far = 0.05 * unit
+
+    def at(r: np.ndarray) -> np.ndarray:
+        x = (centre[0] + r * np.cos(ANGLES)).astype(np.float32)
+        y = (centre[1] + r * np.sin(ANGLES)).astype(np.float32)
+        rgb = cv2.remap(soft, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+
+    inside, outside = at(radius - far), at(radius + far)
+    change = np.sqrt((((outside - inside) * np.array([0.7, 1, 1], np.float32)) ** 2).sum(-1))
+    # Faces end in shade or in another colour; a step to brighter skin is a cheek, not an edge.
+    change = np.where(outside[:, :, 0] > inside[:, :, 0] + 4, 0.6 * change, change)
+    change = np.clip(change, 0, 25) / 25
+    # Beyond one edge there may be others, of the neck or the collar: the first clear one counts.
+    passed = np.maximum.accumulate(change, 0)
+    passed = np.concatenate([np.zeros((8, len(ANGLES))), passed[:-8]])
+    cost = 2.0 * passed - 3.0 * change + 1.5 * (steps[:, None] / 0.15) ** 2
+    cost = np.pad(cost, ((0, 0), (1, 1)), mode="edge")
+    best = int(np.argmin(cost[:, 0])), int(np.argmin(cost[:, -1]))
+    path = _seam(cost.astype(np.float32), best[0], best[1], step=0.5)[1:-1]
+    path = cv2.GaussianBlur(path[None], (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)[0]
+    found = expected + np.interp(path, np.arange(len(steps)), steps)
+    return (found * unit).astype(np.float32)
 
 
 def _colours(
-    crop: np.ndarray, x: float, y: float, unit: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Skin, lip and white as this picture shows them."""
-
-    def patch(x0: float, x1: float, y0: float, y1: float) -> np.ndarray:
-        rows = slice(max(round(y + y0 * unit), 0), max(round(y + y1 * unit), 1))
-        columns = slice(max(round(x + x0 * unit), 0), max(round(x + x1 * unit), 1))
-        return crop[rows, columns].reshape(-1, 3).astype(np.float32)
-
-    face = patch(-0.5, 0.5, -0.55, -0.1)
-    skin = np.median(face, axis=0)
-    lip = np.median(patch(-0.15, 0.15, 0.04, 0.10), axis=0)
-    bright = face[face.sum(1) >= np.quantile(face.sum(1), 0.9)]
+    crop: np.ndarray, view: _Window, red: np.ndarray, upper: np.ndarray, lower: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Skin, lip, black and white as this picture shows them."""
+    height, width = red.shape
+    ys, xs = np.mgrid[:height, :width].astype(np.float32)
+    rgb = np.clip(cv2.cvtColor(view.lab, cv2.COLOR_LAB2RGB), 0, 1) * 255
+    x = (xs - _LEFT * WORK_UNIT) / WORK_UNIT
+    y = (ys - _ABOVE * WORK_UNIT) / WORK_UNIT
+    cheeks = (np.abs(x) > 0.25) & (np.abs(x) < 0.5) & (y > -0.42) & (y < -0.05)
+    skin = np.median(rgb[cheeks], axis=0)
+    near = (ys < upper - 2) & (ys > upper - 9) | (ys > lower + 2) & (ys < lower + 12)
+    lips = near & (np.abs(x) < 0.25)
+    strong = lips & (red >= np.quantile(red[lips], 0.5))
+    lip = np.median(rgb[strong], axis=0)
+    around = rgb[np.abs(x) < 0.55]
+    bright = around[around.sum(1) >= np.quantile(around.sum(1), 0.95)]
     high = np.median(bright, axis=0)
-    # Highlights keep some of the skin's hue; half of it is taken out.
-    light = high.max() * (0.5 + 0.5 * high / high.max())
-    return skin, lip, light.astype(np.float32)
+    inside = rgb[(np.abs(x) < 0.30) & (np.abs(y) < 0.40)]
+    dark = np.median(inside[inside.sum(1) <= np.quantile(inside.sum(1), 0.01)], axis=0)
+    # Highlights keep some of the skin's hue; part of it is taken out.
+    light = float(high.max()) * (0.4 + 0.6 * high / max(float(high.max()), 1))
+    skin, lip, dark, light = np.array([skin, lip, dark, light], np.float32)
+    return skin, lip, dark, light
 
 
 class Tracker:
