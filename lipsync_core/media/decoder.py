@@ -186,26 +186,52 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _orientation(video: av.VideoFrame) -> tuple[int, bool]:
-    """Clockwise quarter turns, and whether the picture is mirrored first."""
+    """Clockwise quarter turns, and whether the picture is mirrored first, of a moving clip."""
     matrix = _side_data(video, "DISPLAYMATRIX")
-    if matrix is not None and len(matrix) >= 36:
-        a, b, _, c, d = np.frombuffer(matrix[:36], dtype="<i4")[:5].astype(float)
-        if a == b == c == d == 0:
-            return 0, False
-        mirrored = a * d - b * c < 0
-        angle = math.degrees(math.atan2(-b, -a) if mirrored else math.atan2(b, a))
-        quarters = round(angle / 90)
-        if abs(angle - 90 * quarters) > 1:
-            log.warning("the clip asks to be turned by %.0f degrees, which is left out", angle)
-            return 0, False
-        return quarters % 4, mirrored
-    with suppress(AttributeError, ValueError):
-        return _ORIENTATION.get(int(video.metadata.get("Orientation", "1")), (0, False))
+    if matrix is None or len(matrix) < 36:
+        # Counterclockwise, if this PyAV knows it at all.
+        return -round(getattr(video, "rotation", 0) / 90) % 4, False
+    a, b, _, c, d = np.frombuffer(matrix[:36], dtype="<i4")[:5].astype(float)
+    if a == b == c == d == 0:
+        return 0, False
+    mirrored = a * d - b * c < 0
+    angle = math.degrees(math.atan2(-b, -a) if mirrored else math.atan2(b, a))
+    quarters = round(angle / 90)
+    if abs(angle - 90 * quarters) > 1:
+        log.warning("the clip asks to be turned by %.0f degrees, which is left out", angle)
+        return 0, False
+    return quarters % 4, mirrored
+
+
+def _exif_orientation(path: Path) -> tuple[int, bool]:
+    """The same for a photo, from the EXIF block of a JPEG, PNG, WebP or TIFF file.
+
+    Read here because libav hands it on differently from version to version.
+    """
+    with path.open("rb") as file:
+        data = file.read(1 << 18)
+    starts = [data.find(marker) for marker in (b"Exif\0\0", b"eXIf", b"EXIF")]
+    begins = [at + (6 if data[at : at + 6] == b"Exif\0\0" else 4) for at in starts if at >= 0]
+    # In WebP the length of the block stands between its name and its content.
+    for at in [0, *begins, *(begin + 4 for begin in begins)]:
+        order: Literal["little", "big"] = "little" if data[at : at + 2] == b"II" else "big"
+        if data[at : at + 4] not in (b"II*\0", b"MM\0*"):
+            continue
+        table = at + int.from_bytes(data[at + 4 : at + 8], order)
+        for entry in range(int.from_bytes(data[table : table + 2], order)):
+            row = data[table + 2 + 12 * entry :][:12]
+            if int.from_bytes(row[:2], order) == 0x0112:
+                return _ORIENTATION.get(int.from_bytes(row[8:10], order), (0, False))
     return 0, False
 
 
 def _side_data(video: av.VideoFrame, name: str) -> bytes | None:
-    for data in video.side_data:  # type: ignore[attr-defined]
+    try:
+        found = list(video.side_data)  # type: ignore[attr-defined]
+    except ValueError:
+        # PyAV stumbles over kinds that its libav knows and it does not.
+        return None
+    for data in found:
         if getattr(data.type, "name", str(data.type)) == name:
             return bytes(data)
     return None
@@ -430,7 +456,7 @@ class Session:
             or self.path.suffix.lower() in _IMAGE_SUFFIXES
         )
         is_still = image and next(decoded, None) is None
-        quarters, mirrored = _orientation(video)
+        quarters, mirrored = _exif_orientation(self.path) if is_still else _orientation(video)
         stored = pixels.native_format(video.format)
         kind = pixels.layout(stored)
         assert kind is not None
