@@ -83,7 +83,7 @@ class Portrait:
     speech: list[tuple[float, float]]
     """Seconds from and to which somebody speaks."""
     opening: list[float]
-    """0..1, how far the mouth opens, 25 times a second."""
+    """0..1, how far the mouth opens at most in each of the same pieces."""
 
     def sentence(self) -> str:
         """One line for people."""
@@ -113,21 +113,24 @@ def describe(audio: Audio) -> Portrait:
     rows = np.concatenate(list(mel.mel_rows(voice.blocks(mel.RATE))))
     loud = mel.loudness(rows[:, : mel.BANDS])
     top, _ = speech.level_and_colour(rows)
-    swing = np.abs(audio.samples).max(axis=0)
-    edges = np.linspace(0, len(swing), PEAKS + 1).astype(int)[:-1]
-    count = frame_count(voice.duration, 25)
-    opening = speech.hear(voice, [Fraction(index, 25) for index in range(count)])[:, speech.OPEN]
+    moments = [Fraction(index, 100) for index in range(frame_count(voice.duration, 100))]
     return Portrait(
         duration=float(voice.duration),
         rate=audio.rate,
         channels=len(audio.samples),
-        peaks=np.maximum.reduceat(swing, np.minimum(edges, len(swing) - 1))
-        .clip(0, 1)
-        .round(3)
-        .tolist(),
+        peaks=_pieces(np.abs(audio.samples).max(axis=0)),
         speech=_phrases(loud > top - SPEECH_RANGE, mel.ROWS_PER_SECOND),
-        opening=opening.clip(0, 1).round(3).tolist(),
+        opening=_pieces(speech.hear(voice, moments)[:, speech.OPEN]),
     )
+
+
+def _pieces(curve: np.ndarray) -> list[float]:
+    """The highest value 0..1 in each of ``PEAKS`` equal pieces of ``curve``."""
+    import numpy as np
+
+    starts = np.linspace(0, len(curve), PEAKS + 1).astype(int)[:-1]
+    highest = np.maximum.reduceat(curve, np.minimum(starts, len(curve) - 1))
+    return [round(float(value), 2) for value in highest.clip(0, 1)]
 
 
 def _phrases(spoken: np.ndarray, rows_per_second: int) -> list[tuple[float, float]]:

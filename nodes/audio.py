@@ -106,13 +106,14 @@ class LoadAudio(bridge.Node):
         else:
             whole = bridge.sound(audio)
         part = batch.cut_sound(whole, Fraction(str(start)), Fraction(str(duration)) or None)
+        # The whole voice is drawn, so that the handles can be moved outwards again.
+        drawing = {**asdict(staged.describe(whole)), "file": bridge.playable(part)}
         bridge.check_cancel()
         return io.NodeOutput(
             bridge.audio(part),
             float(part.duration),
             staged.describe(part).sentence(),
-            # The whole voice, so that the handles can be moved outwards again.
-            ui={"lipsync_wave": [asdict(staged.describe(whole))]},
+            ui={"lipsync_wave": [drawing]},
         )
 
 

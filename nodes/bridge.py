@@ -302,6 +302,13 @@ def audio(value: Audio) -> dict[str, Any]:
     return {"waveform": samples[None], "sample_rate": int(value.rate)}
 
 
+def playable(value: Audio) -> ui.SavedResult:
+    """The core's ``Audio`` as a file that the page can play."""
+    from ..lipsync_core.media import batch
+
+    return shown(batch.save_sound(value, temporary(".wav")))
+
+
 # Files --------------------------------------------------------------------------------------------
 
 

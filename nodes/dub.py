@@ -200,4 +200,4 @@ class DubVideo(bridge.Node):
                 settings=settings,
                 stages=bridge.stages,
             )[0]
-        return io.NodeOutput(bridge.video(result.output), result.sentence())
+        return io.NodeOutput(bridge.video(result.output), result.sentence().partition(": ")[2])
