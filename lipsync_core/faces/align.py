@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -20,12 +21,18 @@ WEIGHTS = np.array([1.0, 1.0, 1.0, 0.5, 0.5])
 def fit(points: np.ndarray, template: Template, sar: float = 1.0) -> np.ndarray:
     """Similarities that lay a person's points onto the template: ``(T, 2, 3)`` float64, source px to crop px.
 
+    Columns are widened afterwards by the template's ``stretch``.
     ``points``: ``(T, 5, 2)`` source px; rows that are not finite take the nearest finite one.
     ``sar``: width of a source pixel divided by its height. Each frame is fitted to the person's
     own median shape, so that a long nose or a wide mouth tilts nothing.
     """
     points = _filled(np.asarray(points, np.float64)) * (sar, 1.0)
-    target = reference_shape(points, template)
+    upright = replace(
+        template,
+        eyes=(template.eyes[0] / template.stretch, template.eyes[1]),
+        mouth=(template.mouth[0] / template.stretch, template.mouth[1]),
+    )
+    target = reference_shape(points, upright)
     weights = WEIGHTS / WEIGHTS.sum()
     source = points[..., 0] + 1j * points[..., 1]
     goal = target[:, 0] + 1j * target[:, 1]
@@ -38,6 +45,7 @@ def fit(points: np.ndarray, template: Template, sar: float = 1.0) -> np.ndarray:
     matrices = np.empty((len(points), 2, 3))
     matrices[:, 0] = np.stack([turn.real * sar, -turn.imag, shift.real], axis=1)
     matrices[:, 1] = np.stack([turn.imag * sar, turn.real, shift.imag], axis=1)
+    matrices[:, 0] *= template.stretch
     return matrices
 
 

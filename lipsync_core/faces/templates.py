@@ -15,6 +15,8 @@ class Template:
     """Middle between the eyes."""
     mouth: tuple[float, float]
     """Middle of the mouth line."""
+    stretch: float = 1.0
+    """How many times wider than high the crop shows things; some networks were trained so."""
 
     @property
     def unit(self) -> float:
