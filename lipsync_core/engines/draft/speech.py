@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...audio.mel import BANDS, LEVEL, RATE, ROWS_PER_SECOND, loudness, mel_rows
+from ...audio.voice import activity
 from ...errors import WeightsError
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ _CHUNK = 3000
 """Rows that go through the network at once; fixed, so that the result does not depend on anything."""
 _HALO = 32
 """Rows of context on either side of a chunk; the network sees 20."""
+
+CLOSURE = 0.6
+"""Of the network's press at a peak from which on the lips really meet. Closures weigh three times in
+training, so this is an even chance."""
+CLOSED_SECONDS, CLOSING_SECONDS = 0.05, 0.018
+"""How long a closure lasts at least, and the slope at its ends (sigma)."""
+WEAK_PRESS = 0.5
+"""How much a press without a peak narrows the mouth."""
+LOUD_SHARE, LOUD_MIDDLE = 0.3, 0.7
+"""How much of the opening loudness decides, and the loudness at which it changes nothing."""
 
 
 def level_and_colour(rows: np.ndarray) -> tuple[float, np.ndarray]:
@@ -119,11 +130,6 @@ def network(path: Path = WEIGHTS) -> Network:
     return Network(path)
 
 
-def _normalised(rows: np.ndarray, start: int, stop: int, stats: _Course) -> np.ndarray:
-    top, colour = stats.at(start, stop)
-    return features(rows[start:stop], top[:, None][:, 0], colour)
-
-
 class _Course:
     """Level and colour of a long voice, slowly changing: one estimate every five seconds."""
 
@@ -169,35 +175,112 @@ def raw_shapes(rows: np.ndarray, net: Network | None = None) -> np.ndarray:
         stop = min(start + _CHUNK, count)
         first, last = max(0, start - _HALO), min(count, stop + _HALO)
         x = features(rows[first:last], *course.at(first, last))
-        out[start:stop] = net(x)[start - first : stop - first]
+        # At the ends of the voice its own first and last rows go on, mirrored: to the network a
+        # padding of zeros would be half a syllable.
+        before, after = _HALO - (start - first), _HALO - (last - stop)
+        mode = "reflect" if len(x) > _HALO else "edge"
+        x = np.pad(x, ((before, after), (0, 0)), mode=mode)
+        out[start:stop] = net(x)[_HALO : _HALO + stop - start]
     return out
 
 
-def hear(voice: Voice, times: Sequence[Fraction] | np.ndarray) -> np.ndarray:
-    """``(T, 6)`` float32 mouth shapes (``SHAPES``), each 0..1 and open up to 1.1, at ``times`` (seconds).
+def loudness_drive(rows: np.ndarray) -> np.ndarray:
+    """``(N,)`` float32 0..1: how loud each row is beside the loud rows around it, 0 at 40 dB under them."""
+    course = _Course(rows)
+    tops, _ = course.at(0, len(rows))
+    return np.clip((loudness(rows[:, :BANDS]) - tops) / 40.0 + 1.0, 0.0, 1.1).astype(np.float32)
 
-    Silence, and any time outside the voice, is a closed mouth: exact zeros.
+
+def closures(press: np.ndarray) -> np.ndarray:
+    """``(E,)`` seconds at which the lips meet, from the network's ``(N,)`` press at 100 rows a second."""
+    padded = np.pad(press.astype(np.float64), 2)
+    smooth = 0.25 * padded[1:-3] + 0.5 * padded[2:-2] + 0.25 * padded[3:-1]
+    inner = np.pad(smooth, 1)
+    peaks = (smooth >= inner[:-2]) & (smooth > inner[2:]) & (smooth > CLOSURE)
+    kept: list[int] = []
+    for row in np.nonzero(peaks)[0]:
+        if kept and row - kept[-1] < 6:  # two peaks of one closure
+            if smooth[row] > smooth[kept[-1]]:
+                kept[-1] = int(row)
+        else:
+            kept.append(int(row))
+    return np.array(kept, np.float64) / ROWS_PER_SECOND
+
+
+def _intervals(moments: np.ndarray) -> np.ndarray:
+    """``(T,)`` seconds from each moment to its nearer neighbour."""
+    if len(moments) < 2:
+        return np.full(len(moments), 0.04)
+    steps = np.abs(np.diff(moments))
+    nearer = np.minimum(np.concatenate([[np.inf], steps]), np.concatenate([steps, [np.inf]]))
+    return np.clip(nearer, 0.001, 0.5)
+
+
+def _contact(events: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """``(T,)`` 0..1: closed around each event, long enough to be seen.
+
+    At 25 frames a second and more the frames on both sides of an event are closed, below that the
+    nearest one.
     """
-    rows = [block.astype(np.float16) for block in mel_rows(voice.blocks(RATE))]
-    moments = np.array([float(t) for t in times], np.float64)
-    if not rows:
-        return np.zeros((len(moments), len(SHAPES)), np.float32)
-    table = np.concatenate(rows)
-    return draw(raw_shapes(table), table, moments)
+    out = np.zeros(len(moments), np.float32)
+    if not len(events) or not len(moments):
+        return out
+    place = np.searchsorted(events, moments)
+    before = moments - events[np.maximum(place - 1, 0)]
+    after = events[np.minimum(place, len(events) - 1)] - moments
+    distance = np.minimum(np.abs(before), np.abs(after))
+    out[:] = np.exp(-0.5 * (np.maximum(distance - CLOSED_SECONDS / 2, 0) / CLOSING_SECONDS) ** 2)
+    order = np.argsort(moments, kind="stable")
+    ordered = moments[order]
+    right = np.clip(np.searchsorted(ordered, events), 0, len(ordered) - 1)
+    left = np.maximum(right - 1, 0)
+    for event, a, b in zip(events, left, right, strict=True):
+        nearest = a if abs(ordered[a] - event) <= abs(ordered[b] - event) else b
+        reach = 0.0401 if ordered[b] - ordered[a] <= 0.0401 else 0.0
+        for frame in {a, b, nearest}:
+            distance = abs(ordered[frame] - event)
+            if distance <= reach or (frame == nearest and distance <= 0.25):
+                out[order[frame]] = 1.0
+    return out
+
+
+def _presence(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """``(N,)`` float32 0..1: 0 where nobody has spoken for a while nor is about to."""
+    heard = np.convolve(raw[:, OPEN], np.ones(31) / 31, mode="same")[: len(raw)] > 0.12
+    near = (activity(rows) | heard).astype(np.float32)
+    # 200 ms to get ready, 200 ms to come to rest, fading over the outer 100.
+    wide = np.convolve(near, np.ones(31), mode="same")[: len(near)] > 0.5
+    ramp = np.hanning(13)[1:-1]
+    return np.convolve(wide, ramp / ramp.sum(), mode="same")[: len(near)].astype(np.float32)
 
 
 def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Shapes to be drawn at ``moments`` from the network's output at 100 rows a second."""
-    sampled = _sample(raw, moments, 0.012)
-    out = np.empty_like(sampled)
-    out[:, OPEN] = np.clip(1.25 * (sampled[:, OPEN] - 0.05), 0, 1.1)
-    out[:, JAW] = np.clip(1.2 * (sampled[:, JAW] - 0.05), 0, 1)
-    out[:, WIDE] = np.clip(1.15 * sampled[:, WIDE] - 0.03, 0, 1)
-    out[:, ROUND] = np.clip(1.15 * sampled[:, ROUND] - 0.03, 0, 1)
-    out[:, PRESS] = np.clip(1.3 * sampled[:, PRESS] - 0.1, 0, 1)
-    out[:, FV] = np.clip(1.3 * sampled[:, FV] - 0.15, 0, 1)
-    out[:, OPEN] *= 1 - 0.9 * out[:, PRESS]
-    return out
+    """Shapes to be drawn at ``moments`` (seconds) from the network's output, 100 rows a second.
+
+    ``raw``: ``(N, 6)`` of ``raw_shapes``; ``rows``: the ``(N, 41)`` it came from.
+    """
+    if not raw.any():
+        return np.zeros((len(moments), len(SHAPES)), np.float32)
+    steps = _intervals(moments)
+    curves = np.empty((len(raw), len(SHAPES) + 2), np.float32)
+    curves[:, : len(SHAPES)] = raw
+    curves[:, -2] = loudness_drive(rows)
+    curves[:, -1] = _presence(raw, rows)
+    # Short against a syllable, long enough that nothing flickers between two frames.
+    heard = _sample(curves, moments, np.maximum(0.014, 0.25 * steps))
+    contact = _contact(closures(raw[:, PRESS]), moments)
+    teeth = np.clip(1.3 * heard[:, FV] - 0.15, 0, 1)
+    press = np.maximum(contact, WEAK_PRESS * np.clip(1.3 * heard[:, PRESS] - 0.1, 0, 1))
+    spoken = np.clip(heard[:, OPEN] / 0.2, 0, 1)
+    opening = heard[:, OPEN] + LOUD_SHARE * spoken * (heard[:, -2] - LOUD_MIDDLE)
+    out = np.empty((len(moments), len(SHAPES)), np.float32)
+    out[:, OPEN] = np.clip(1.25 * (opening - 0.05), 0, 1.1) * (1 - press)
+    out[:, JAW] = np.clip(1.2 * (heard[:, JAW] - 0.05), 0, 1)
+    out[:, WIDE] = np.clip(1.15 * heard[:, WIDE] - 0.03, 0, 1)
+    out[:, ROUND] = np.clip(1.15 * heard[:, ROUND] - 0.03, 0, 1)
+    out[:, PRESS] = press
+    out[:, FV] = teeth * (1 - contact)
+    return out * heard[:, -1:]
 
 
 def _sample(curves: np.ndarray, moments: np.ndarray, sigma: float | np.ndarray) -> np.ndarray:
@@ -212,11 +295,26 @@ def _sample(curves: np.ndarray, moments: np.ndarray, sigma: float | np.ndarray) 
     place = moments * ROWS_PER_SECOND
     inside = np.nonzero((place > -0.5) & (place < len(curves) - 0.5))[0]
     offsets = np.arange(-reach, reach + 1)
-    for first in range(0, len(inside), 4096):
-        at = inside[first : first + 4096]
+    for first in range(0, len(inside), 2048):
+        at = inside[first : first + 2048]
         near = np.round(place[at]).astype(int)
         distance = near[:, None] + offsets - place[at, None]
         weights = np.exp(-0.5 * (distance / spread[at, None]) ** 2)
         weights /= weights.sum(1, keepdims=True)
         out[at] = np.einsum("tk,tkc->tc", weights, padded[near[:, None] + offsets + reach])
     return out
+
+
+def hear(voice: Voice, times: Sequence[Fraction] | np.ndarray) -> np.ndarray:
+    """``(T, 6)`` float32 mouth shapes (``SHAPES``), each 0..1 and open up to 1.1, at ``times`` (seconds).
+
+    Silence, and any time outside the voice, is a closed mouth: exact zeros. Keeps 0.6 MB for each
+    minute of the voice.
+    """
+    moments = np.array([float(t) for t in times], np.float64)
+    rows = [block.astype(np.float16) for block in mel_rows(voice.blocks(RATE))]
+    if not rows or not len(moments):
+        return np.zeros((len(moments), len(SHAPES)), np.float32)
+    table = np.concatenate(rows)
+    del rows
+    return draw(raw_shapes(table), table, moments)

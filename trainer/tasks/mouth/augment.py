@@ -45,8 +45,12 @@ class Corpus:
         with np.load(path) as stored:
             starts = np.concatenate([[0], np.cumsum(stored["row_counts"])])
             edges = np.concatenate([[0], np.cumsum(stored["segment_counts"])])
-            ends, codes = stored["ends"].astype(np.float64), stored["codes"].astype(np.int64)
+            # The table of sounds may have changed since: what is stored names its own.
+            now = np.array([CODES.get(str(symbol), -1) for symbol in stored["symbols"]])
+            ends, codes = stored["ends"].astype(np.float64), now[stored["codes"]]
             rows = stored["rows"]
+        if (codes < 0).any():
+            raise SystemExit(f"{path} has sounds that phones.py does not know; make it anew with synth")
         parts = [
             Segments(ends=ends[a:b], codes=codes[a:b])
             for a, b in zip(edges[:-1], edges[1:], strict=True)

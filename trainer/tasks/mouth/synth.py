@@ -23,7 +23,7 @@ from scipy.signal import lfilter, resample_poly
 from lipsync_core.audio.mel import BANDS, RATE, mel_rows
 
 from .espeak import Espeak, Style
-from .phones import CODES, SILENCE, Segments, segments
+from .phones import CODES, SILENCE, SYMBOLS, Segments, segments
 
 LANGUAGES: dict[str, tuple[str, float]] = {
     "en-us": ("en_US", 5), "en": ("en_GB", 3), "en-gb-x-rp": ("en_GB", 2), "en-gb-scotland": ("en_GB", 1),
@@ -269,7 +269,7 @@ def make(out: Path, *, item_count: int, other_share: float, seed: int) -> None:
             print(f"{shard * SHARD + count} items, {time.monotonic() - began:.0f} s, "
                   f"{attempt} crashes in this shard", flush=True)  # fmt: skip
     joined = {name: np.concatenate([s[name] for s in shards]) for name in shards[0]}
-    np.savez(out, **joined)  # type: ignore[arg-type]
+    np.savez(out, symbols=np.array(SYMBOLS), **joined)  # type: ignore[arg-type]
     print(f"{len(joined['rows']) / 360000:.2f} h of sound in {out}")
 
 

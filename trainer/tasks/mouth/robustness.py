@@ -1,0 +1,137 @@
+"""What the draft engine makes of noise, silence, hum and music, and what it costs.
+
+    python -m trainer.tasks.mouth.robustness SPEECH [--weights mouth.safetensors] [--held held.npz]
+
+SPEECH is any recording of a voice. With ``--held``, also how well closures are found in augmented
+synthetic speech that was not trained on, for several thresholds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lipsync_core.audio.mel import RATE, mel_rows
+from lipsync_core.engines.draft import speech
+from lipsync_core.engines.draft.speech import OPEN, PRESS, SHAPES, Network
+
+from .augment import Corpus, example
+from .evaluate import SoundFile, correlation
+
+FPS = 25
+
+
+def shapes_of(samples: np.ndarray, net: Network) -> np.ndarray:
+    """``(T, 6)`` at 25 frames a second."""
+    rows = np.concatenate(list(mel_rows([samples.astype(np.float32)]))).astype(np.float16)
+    moments = np.arange(len(samples) * FPS // RATE) / FPS
+    return speech.draw(speech.raw_shapes(rows, net), rows, moments)
+
+
+def not_speech(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Ten seconds each of what must leave the mouth closed."""
+    clock = np.arange(10 * RATE) / RATE
+    white = rng.standard_normal(len(clock))
+
+    def scale(sound: np.ndarray, level: float) -> np.ndarray:
+        return sound / np.sqrt(np.mean(sound**2)) * 10 ** (level / 20)
+
+    brown = np.cumsum(white)
+    brown -= np.convolve(brown, np.ones(800) / 800, mode="same")
+    hum = sum(np.sin(2 * np.pi * 50 * k * clock) / k for k in range(1, 12))
+    chord = sum(
+        np.sin(2 * np.pi * f * h * clock) / h**1.5
+        for f in (220.0, 277.2, 329.6)
+        for h in range(1, 9)
+    )
+    tune = np.concatenate([
+        sum(np.sin(2 * np.pi * f * h * clock[:4000]) / h for h in range(1, 8)) * np.exp(-clock[:4000] * 6)
+        for f in 220 * 2 ** (rng.integers(0, 24, 40) / 12)
+    ])  # fmt: skip
+    clicks = np.zeros(len(clock))
+    clicks[rng.integers(0, len(clock), 25)] = 1
+    return {
+        "digital silence": np.zeros(len(clock)),
+        "white noise -60 dBFS": scale(white, -60),
+        "white noise -20 dBFS": scale(white, -20),
+        "brown noise -25 dBFS": scale(brown, -25),
+        "gusts -25 dBFS": scale(white * (1 + np.sin(2 * np.pi * 1.3 * clock)) ** 2, -25),
+        "mains hum -25 dBFS": scale(hum, -25) + scale(white, -65),
+        "chord -20 dBFS": scale(chord, -20) + scale(white, -65),
+        "tune -20 dBFS": scale(tune, -20) + scale(white, -65),
+        "clicks": 0.5 * clicks + scale(white, -65),
+    }
+
+
+def held_out(net: Network, path: Path) -> None:
+    """Correlations and closures on augmented synthetic speech."""
+    corpus = Corpus.read(path)
+    heard, wanted = [], []
+    found = {threshold: np.zeros(3) for threshold in (0.4, 0.5, 0.6, 0.7, 0.8)}
+    for index in range(len(corpus)):
+        x, shapes, _ = example(corpus, index, np.random.default_rng([12345, 0, index]))
+        out = net(x)
+        heard.append(out[20:-20])
+        wanted.append(shapes[20:-20])
+        for threshold, counts in found.items():
+            speech.CLOSURE = threshold
+            guessed = speech.closures(out[:, PRESS])
+            true = speech.closures(np.minimum(shapes[:, PRESS], 1) + 1e-6 * np.arange(len(shapes)))
+            guessed, true = (e[(e > 0.2) & (e < len(x) / 100 - 0.2)] for e in (guessed, true))
+            near = np.abs(guessed[:, None] - true[None]) <= 0.05
+            counts += (near.any(1).sum() if near.size else 0, len(guessed), 0)
+            counts[2] += len(true)
+    a, b = np.concatenate(heard), np.concatenate(wanted)
+    print("held-out r:", " ".join(f"{n} {correlation(a[:, i], b[:, i]):.3f}" for i, n in enumerate(SHAPES)))
+    for threshold, (hits, guesses, truths) in found.items():
+        print(f"closures at {threshold}: precision {hits / max(guesses, 1):.2f} "
+              f"recall {hits / truths:.2f} of {truths:.0f}")  # fmt: skip
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("--weights", type=Path, default=speech.WEIGHTS)
+    parser.add_argument("--held", type=Path)
+    options = parser.parse_args()
+    net = speech.network(options.weights)
+    rng = np.random.default_rng(0)
+    voice = SoundFile.read(options.speech).samples
+    clean = shapes_of(voice, net)
+    pause = np.zeros(2 * RATE, np.float32)
+    middle = len(voice) // 2
+    print("noise over speech: r of opening with the clean run, and mean/max opening in a 2 s pause")
+    for snr in (40, 20, 10, 5):
+        level = np.sqrt(np.mean(voice**2)) * 10 ** (-snr / 20)
+        noise = level * rng.standard_normal(len(voice) + len(pause))
+        noisy = shapes_of(voice + noise[: len(voice)], net)
+        paused = shapes_of(np.concatenate([voice[:middle], pause, voice[middle:]]) + noise, net)
+        quiet = paused[int((middle / RATE + 0.4) * FPS) : int((middle / RATE + 1.6) * FPS), OPEN]
+        print(f"  SNR {snr:2d} dB: r {correlation(noisy[:, OPEN], clean[:, OPEN]):.2f}  "
+              f"pause {quiet.mean():.3f}/{quiet.max():.3f}")  # fmt: skip
+    for change in (-20, 20):
+        other = shapes_of(voice * 10 ** (change / 20), net)
+        print(f"level {change:+d} dB: r {correlation(other[:, OPEN], clean[:, OPEN]):.3f}")
+    print("no speech: mean/max opening, frames pressed")
+    for name, sound in not_speech(rng).items():
+        shapes = shapes_of(sound, net)
+        print(f"  {name:22} {shapes[:, OPEN].mean():.3f}/{shapes[:, OPEN].max():.3f}  "
+              f"{(shapes[:, PRESS] > 0.5).sum()}")  # fmt: skip
+    if options.held:
+        held_out(net, options.held)
+    minute = np.resize(voice, 60 * RATE)
+    shapes_of(minute[:RATE], net)
+    costs = []
+    for _ in range(3):
+        began = time.process_time()
+        shapes_of(minute, net)
+        costs.append(time.process_time() - began)
+    print(f"one minute of sound: {min(costs):.3f} s CPU")
+
+
+if __name__ == "__main__":
+    main()
