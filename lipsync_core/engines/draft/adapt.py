@@ -73,7 +73,8 @@ class Adapter:
         scale = min(_WORK_UNIT / self.region.unit, 1.0)
         self._small = (max(round(w * scale), 8), max(round(h * scale), 8))
         self._unit = self.region.unit * self._small[0] / w
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        # Only its low-passed part is used, so the coarsest will do.
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         # Centres of the small pixels in region pixels: cv2.resize keeps these when it enlarges.
         self._xs = ((np.arange(self._small[0], dtype=np.float32) + 0.5) * w / self._small[0]) - 0.5
         self._ys = ((np.arange(self._small[1], dtype=np.float32) + 0.5) * h / self._small[1]) - 0.5

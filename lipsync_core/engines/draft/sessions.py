@@ -121,6 +121,7 @@ class _Shown:
 class UnitSession(Session):
     """Speaks with mouths taken from other frames of the clip."""
 
+    mode = "units"
     window = 16
 
     def __init__(
@@ -209,7 +210,7 @@ class UnitSession(Session):
         """What the donor's mouth still lacks: gap in units, width -1..1, press 0..1; 0 for little."""
         aim, cast = self._aim, self._cast
         press = float(aim.press[row])
-        shut = press > 0.5 or bool(aim.calm[row])
+        shut = float(aim.shut[row]) > 0.5
         if shut:
             # Shut whatever is open; a mouth already shut has nothing to lose.
             opening = -1.0
@@ -238,6 +239,7 @@ class UnitSession(Session):
 class WarpSession(Session):
     """Warps the frame that is shown: for stills, and for clips in which the mouth rests."""
 
+    mode = "warp"
     window = 8
 
     def __init__(
@@ -310,6 +312,7 @@ class _Look:
 class NeutralSession(Session):
     """Warps calm frames of a clip in which the person talks: the drawn mouth has the say alone."""
 
+    mode = "neutral"
     window = 8
 
     def __init__(

@@ -41,7 +41,9 @@ class Aim:
     width: np.ndarray
     """``(T,)`` float32, -1 rounded .. 1 spread."""
     press: np.ndarray
-    """``(T,)`` float32 0..1: lips must meet."""
+    """``(T,)`` float32 0..1: lips are pressed together."""
+    shut: np.ndarray
+    """``(T,)`` float32 0..1: lips meet, pressed or at rest."""
     calm: np.ndarray
     """``(T,)`` bool: silence around."""
 
@@ -63,6 +65,9 @@ def aim_of(shapes: np.ndarray) -> Aim:
         opening=opening.astype(np.float32),
         width=np.clip(shapes[:, 2] - shapes[:, 3], -1.0, 1.0).astype(np.float32),
         press=np.clip(shapes[:, 4], 0.0, 1.0).astype(np.float32),
+        shut=np.maximum(
+            np.clip(shapes[:, 4], 0.0, 1.0), np.clip(1.0 - opening / 0.12, 0.0, 1.0)
+        ).astype(np.float32),
         calm=calm,
     )
 
@@ -205,7 +210,7 @@ class Search:
         cast = self._cast
         closed = float(aim.press[row])
         cost = (_OPEN + _CLOSED * closed) * (cast.opening - aim.opening[row]) ** 2
-        cost += _SHUT * max(closed, float(aim.calm[row])) * cast.parted**2
+        cost += _SHUT * float(aim.shut[row]) * cast.parted**2
         cost += _WIDTH * (1.0 - 0.7 * closed) * (cast.width - aim.width[row]) ** 2
         distance = pose_distance(pose, cast.poses)
         cost += 0.15 * (distance / _POSE_FREE) ** 2
