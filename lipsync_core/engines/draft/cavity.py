@@ -50,9 +50,8 @@ def seal(region: np.ndarray, bend: Bend, curves: Curves, *, blur: float = 0.0) -
     top = max(int(middle.min() - 3 * width) - bend.y0, 0)
     low = min(int(middle.max() + 3 * width) + 2 - bend.y0, region.shape[0])
     line = 0.8 * shut[a:b] * np.exp(-(((bend.rows[top:low] - middle) / width) ** 2))
-    box = region[top:low, a:b].astype(np.float32)
+    box = region[top:low, a:b]
     box += line[:, :, None] * (0.6 * lips.dark + 0.25 * lips.lip - box)
-    region[top:low, a:b] = np.clip(box + 0.5, 0, 255).astype(np.uint8)
 
 
 class Cavity:
@@ -110,7 +109,7 @@ class Cavity:
         widen: float,
         opening: float,
     ) -> None:
-        """Fills the opening in ``region`` (uint8, changed in place)."""
+        """Fills the opening in ``region`` (float32, changed in place)."""
         lips = bend.lips
         unit = lips.unit
         u0, l0, u1, l1 = curves.upper, curves.lower, curves.top, curves.bottom
@@ -129,7 +128,7 @@ class Cavity:
         g, g0 = gap[a:b], own[a:b]
         y = bend.rows[top:low]
         x = bend.columns[a:b]
-        box = region[top:low, a:b].astype(np.float32)
+        box = region[top:low, a:b]
 
         inside = smooth_step((y - up) / (2 * soft) + 0.5) * smooth_step(
             (down - y) / (2 * soft) + 0.5
@@ -146,7 +145,6 @@ class Cavity:
         if grain.shape == alpha.shape:
             colour = colour + (0.8 * grain)[:, :, None]
         box += alpha[:, :, None] * (colour - box)
-        region[top:low, a:b] = np.clip(box + 0.5, 0, 255).astype(np.uint8)
         seal(region, bend, curves, blur=self.blur)
 
     def _colour(

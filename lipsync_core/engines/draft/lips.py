@@ -90,7 +90,7 @@ class Lips:
 
 def smooth_step(value: np.ndarray) -> np.ndarray:
     """0 below 0, 1 above 1, smooth in between."""
-    value = np.clip(value, 0, 1)
+    value = np.minimum(np.maximum(value, 0), 1)
     return value * value * (3 - 2 * value)
 
 
@@ -313,7 +313,7 @@ def _inner_edges(
     arch = (1 - np.abs(xn) ** 2.2) ** 0.7
     ends = np.interp([left + 2, right - 2], np.arange(width), line)
     base = ends.mean() + (ends[1] - ends[0]) / 2 * xn
-    heights = np.arange(-0.22, 0.42, 0.01) * WORK_UNIT
+    heights = np.arange(-0.15, 0.42, 0.01) * WORK_UNIT
     rims = 0.04 * WORK_UNIT, 0.06 * WORK_UNIT
 
     def at(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -333,7 +333,7 @@ def _inner_edges(
     # A shut mouth explains a thin dark line as well; parting the lips must pay for itself.
     score = np.where((gap >= 0) & (gap < 0.45 * WORK_UNIT), score, -np.inf)
     i, j = np.unravel_index(int(np.argmax(score)), score.shape)
-    cheap = np.diag(score).max() + 0.02 * WORK_UNIT * len(columns)
+    cheap = np.diag(score).max() + 0.012 * WORK_UNIT * len(columns)
     if not np.isfinite(score[i, j]) or score[i, j] <= cheap or gap[i, j] < 0.035 * WORK_UNIT:
         return closed
     every = np.clip((np.arange(width) - middle) / half, -1, 1)

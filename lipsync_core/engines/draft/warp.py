@@ -69,15 +69,15 @@ class Bend:
     """
 
     def __init__(self, lips: Lips) -> None:
-        unit, size = lips.unit, lips.size
-        cx, cy = lips.centre
+        unit = lips.unit
+        cx = lips.centre[0]
         self.lips = lips
-        self.x0 = int(max(np.floor(cx - 1.05 * unit), 0))
-        self.x1 = int(min(np.ceil(cx + 1.05 * unit), size))
-        self.y0 = int(max(np.floor(cy - 0.45 * unit), 0))
-        self.y1 = size
+        self.mask = self._mask()
+        seen_x, seen_y = np.flatnonzero(self.mask.any(0)), np.flatnonzero(self.mask.any(1))
+        self.x0, self.x1 = int(seen_x[0]), int(seen_x[-1]) + 1
+        self.y0, self.y1 = int(seen_y[0]), int(seen_y[-1]) + 1
         self.x1 -= (self.x1 - self.x0) % 2
-        self.y0 += (self.y1 - self.y0) % 2
+        self.y1 -= (self.y1 - self.y0) % 2
         width, height = self.x1 - self.x0, self.y1 - self.y0
         self.columns = np.arange(self.x0, self.x1, dtype=np.float32)
         self.rows = np.arange(self.y0, self.y1, dtype=np.float32)[:, None]
@@ -87,7 +87,6 @@ class Bend:
         y = self.rows.reshape(-1, 2).mean(1)[:, None]
         self._x, self._y = x, y
 
-        self.mask = self._mask()
         patch = self.mask[self.y0 : self.y1, self.x0 : self.x1]
         # Enlarging spreads by a pixel or two: keep that inside the mask.
         patch = cv2.erode(patch, np.ones((5, 5), np.uint8))
@@ -201,26 +200,31 @@ class Bend:
             upper=upper, lower=lower, top=top, bottom=(top + gap).astype(np.float32), bite=bite
         )
 
-    def apply(self, crop: np.ndarray, curves: Curves, motion: Motion) -> np.ndarray:
-        """The region of ``crop`` bent so that the lips lie on the wanted curves, ``(h, w, 3)`` uint8."""
+    def apply(self, picture: np.ndarray, curves: Curves, motion: Motion) -> np.ndarray:
+        """The region bent so that the lips lie on the wanted curves, ``(h, w, 3)`` float32.
+
+        ``picture``: the crop as float32, which OpenCV looks up faster than uint8.
+        """
         four = (curves.upper, curves.lower, curves.top, curves.bottom)
         coarse = tuple(curve.reshape(-1, 2).mean(1) for curve in four)
-        dy = self._shift(coarse, self._x, self._y, self._chin, motion) * self._quiet
+        upper, through, lower = self._sources(coarse, self._x, self._y, self._chin, motion)
+        source = np.where(self._y < coarse[2], upper, np.where(self._y > coarse[3], lower, through))
+        dy = (source - self._y) * self._quiet
         dx = (1 / motion.widen - 1) * self._pull * self._quiet
         shape = (self.x1 - self.x0, self.y1 - self.y0)
         map_x = cv2.resize(dx.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR)
         map_y = cv2.resize(dy.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR)
         cv2.add(map_x, self._grid_x, map_x)
         cv2.add(map_y, self._grid_y, map_y)
-        region = _look_up(crop, map_x, map_y)
+        region = _look_up(picture, map_x, map_y)
         if self.lips.gap > 0 or motion.stretch:
-            self._part(region, crop, map_x, four, motion)
+            self._part(region, picture, map_x, four, motion)
         return region
 
     def _part(
         self,
         region: np.ndarray,
-        crop: np.ndarray,
+        picture: np.ndarray,
         map_x: np.ndarray,
         curves: tuple[np.ndarray, ...],
         motion: Motion,
@@ -240,14 +244,12 @@ class Bend:
         if low - top < 2:
             return
         y = self.rows[top:low]
-        columns = self.columns[box], np.repeat(self._chin, 2)[box]
+        chin = np.repeat(self._chin, 2)[box]
         four = u0, l0, u1, l1
-        layers = []
-        for which in (-1, 0, 1):
-            shift = self._shift(four, columns[0], y, columns[1], motion, only=which)
-            source = (shift + y).astype(np.float32)
-            layers.append(_look_up(crop, map_x[top:low, box], source).astype(np.float32))
-        upper, between, lower = layers
+        upper, between, lower = (
+            _look_up(picture, map_x[top:low, box], source.astype(np.float32))
+            for source in self._sources(four, self.columns[box], y, chin, motion)
+        )
         # Lips that come down shade the teeth they come over.
         covered = smooth_step((u1 - u0) / (0.05 * unit))
         shadow = covered * np.exp(-np.clip(y - u1, 0, None) / (0.03 * unit))
@@ -256,27 +258,24 @@ class Bend:
         below = smooth_step((y - (u1 + l1) / 2) / (2 * soft) + 0.5)
         lips = upper + below[:, :, None] * (lower - upper)
         lips += inside[:, :, None] * (between - lips)
-        region[top:low, box] = np.clip(lips + 0.5, 0, 255).astype(np.uint8)
+        region[top:low, box] = lips
 
-    def _shift(
+    def _sources(
         self,
         curves: tuple[np.ndarray, ...],
         x: np.ndarray,
         y: np.ndarray,
         chin: np.ndarray,
         motion: Motion,
-        only: int | None = None,
-    ) -> np.ndarray:
-        """``(h, w)`` how far below each pixel its source lies, for columns ``x`` and rows ``y``.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """``(h, w)`` source rows for columns ``x`` and rows ``y``, three times.
 
-        ``only``: -1, 0, 1 goes on everywhere as above, between or below the lips' inner borders.
+        As if everything lay above, between and below the inner borders of the lips.
         """
         lips, unit = self.lips, self.lips.unit
         u0, l0, u1, l1 = curves
         drop = motion.chin * unit
         over, under = u1 - y, y - l1
-        above, below = over > 0, under > 0
-
         rise = (u1 - u0) * (1 - smooth_step(over / (0.30 * unit)))
         foot = lips.chin + drop
         weight = smooth_step(1.15 * under / np.maximum(foot - l1, 0.1 * unit))
@@ -290,10 +289,8 @@ class Bend:
         near = unit * np.exp(-distance / (0.09 * unit))
         inner = smooth_step((self._half(x) - np.abs(x - lips.centre[0])) / (0.10 * unit) + 0.3)
         upwards, downwards = motion.skip
-        for_upper = -rise - (roll + upwards * near) * inner
-        for_lower = (roll + downwards * near) * inner - fall
-        if only:
-            return for_upper if only < 0 else for_lower
+        upper = y - rise - (roll + upwards * near) * inner
+        lower = y - fall + (roll + downwards * near) * inner
         if motion.stretch:
             through = u0 + (y - u1) / np.maximum(l1 - u1, 1e-3) * (l0 - u0)
         else:
@@ -304,14 +301,14 @@ class Bend:
             low = np.where(parted, l0, l0 + downwards * unit * inner)
             lips_only = np.where(y < (u1 + l1) / 2, high, low)
             through = np.where(parted, np.clip(y, high, np.maximum(high, low)), lips_only)
-        if only == 0:
-            return through - y
-        return np.where(above, for_upper, np.where(below, for_lower, through - y))
+        return upper, through, lower
 
     def put(self, crop: np.ndarray, region: np.ndarray) -> np.ndarray:
         """A copy of ``crop`` with the region in its place."""
         out = crop.copy()
-        out[self.y0 : self.y1, self.x0 : self.x1] = region
+        out[self.y0 : self.y1, self.x0 : self.x1] = cv2.addWeighted(
+            region, 1, region, 0, 0, dtype=cv2.CV_8U
+        )
         return out
 
 
@@ -325,6 +322,7 @@ class Warper:
     def __init__(self, crop: np.ndarray, lips: Lips, *, seed: int = 0) -> None:
         self.crop = crop
         self.lips = lips
+        self._picture = crop.astype(np.float32)
         self._bend = Bend(lips)
         self._cavity = Cavity(crop, lips, seed=seed)
 
@@ -336,7 +334,8 @@ class Warper:
         ``crop`` and ``lips``: another frame of the same person and its mouth (``lips.Tracker``);
         without them the picture given at the start. The mask must not be written to.
         """
-        picture = self.crop if crop is None else crop
+        picture = self._picture if crop is None else crop.astype(np.float32)
+        crop = self.crop if crop is None else crop
         if lips is not None and lips is not self._bend.lips:
             self._bend = Bend(lips)
         elif lips is None and self._bend.lips is not self.lips:
@@ -371,7 +370,7 @@ class Warper:
         )
         region = bend.apply(picture, curves, motion)
         self._cavity.paint(region, bend, curves, widen=widen, opening=opening)
-        return bend.put(picture, region), bend.mask
+        return bend.put(crop, region), bend.mask
 
 
 def nudge(
@@ -400,6 +399,6 @@ def nudge(
         thin=0.35 * press,
         stretch=opening >= own,
     )
-    region = bend.apply(crop, curves, motion)
+    region = bend.apply(crop.astype(np.float32), curves, motion)
     seal(region, bend, curves)
     return bend.put(crop, region), bend.mask
