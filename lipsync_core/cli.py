@@ -127,10 +127,6 @@ def _root(
         format="%(name)s: %(message)s",
         stream=sys.stderr,
     )
-    # FFmpeg's own lines (one for every odd packet) say nothing that our messages do not say better.
-    import av.logging
-
-    av.logging.set_level(av.logging.PANIC)
     if version:
         typer.echo(__version__)
         raise typer.Exit

@@ -43,6 +43,8 @@ class Rendered:
 class Session(ABC):
     """One person speaking one voice track."""
 
+    mode: str = "default"
+    """How it draws, for reports."""
     window: int = 1
     """Frames per call of ``render``; the last window of a stretch may be shorter."""
 
