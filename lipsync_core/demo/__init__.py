@@ -34,7 +34,7 @@ def make(output: Path, *, overwrite: bool = False, stages: Stages | None = None)
     from ..faces.detect import yunet
 
     # Nothing is downloaded here: YuNet if it is on this machine already, else the cascade.
-    detector = "cascade" if yunet.ROW.missing() else "yunet"
+    detector = "cascade" if yunet.missing() else "yunet"
     with tempfile.TemporaryDirectory(prefix="lipsync-") as folder:
         return dub(
             photograph(Path(folder)),
