@@ -43,7 +43,9 @@ def describe(window: np.ndarray, points: np.ndarray) -> np.ndarray:
     edges /= np.sqrt((edges**2).sum(axis=2, keepdims=True)) + 20
     edges = (edges - edges.mean()).ravel()
     edges /= np.sqrt((edges**2).mean()) + 1e-3
-    colours = cv2.cvtColor(cv2.resize(face, (5, 6), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2YCrCb)
+    colours = cv2.cvtColor(
+        cv2.resize(face, (5, 6), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2YCrCb
+    )
     return np.concatenate([edges, colours[..., 1:].astype(np.float32).ravel()])
 
 

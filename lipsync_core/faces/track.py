@@ -180,9 +180,7 @@ class Tracker:
         person.strangeness = person.looks.distance(seen)
         person.looks.remember(seen)
 
-    def _rival(
-        self, person: _Person, detection: Detection, seen: np.ndarray
-    ) -> _Person | None:
+    def _rival(self, person: _Person, detection: Detection, seen: np.ndarray) -> _Person | None:
         """Someone else whom this face resembles clearly more than the one it was taken for."""
         own = person.looks.distance(seen)
         if own < 0.2:
@@ -234,7 +232,7 @@ class Tracker:
         else:
             # Just after a cut look at once and again; a clip without faces must stay cheap.
             since = self._frame - (self._shots.cuts[-1] if self._shots.cuts else 0)
-            wait = 1 if since < 3 else self._frames(0.12)
+            wait = 1 if since < 3 else self._frames(self._detector.patience)
         return self._frame - self._searched >= wait
 
     def _search(self, picture: Picture) -> None:
@@ -466,7 +464,8 @@ def _track(
 ) -> FaceTrack | None:
     """One person's rows made into a track, or None when there is nothing to paint on."""
     table = person.rows.table().astype(np.float64)
-    if not len(table):
+    # One look may be mistaken; a second, some frames later, hardly ever is.
+    if np.isfinite(table[:, 18]).sum() < min(2, 1 + frame_count // max(round(2 * LOOK * fps), 1)):
         return None
     frames = table[:, 0].astype(int)
     measured = np.full((frame_count, 5, 2), np.nan)

@@ -33,6 +33,8 @@ class Detector(ABC):
     """Side in pixels of the square around a known face in which the points come out best."""
     search: int = 640
     """Longer side in pixels of the reduced picture in which unknown faces are looked for."""
+    patience: float = 0.12
+    """Seconds between two searches while nobody is in sight: what a clip without a face costs."""
 
     @abstractmethod
     def detect(self, rgb: np.ndarray, *, side: float | None = None) -> list[Detection]:

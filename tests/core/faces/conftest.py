@@ -86,7 +86,9 @@ def moved(photo):
         source = photo
         if scale < 0.7:
             source = cv2.GaussianBlur(photo, (0, 0), 0.5 / scale)
-        image = cv2.warpAffine(source, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        image = cv2.warpAffine(
+            source, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+        )
         del flags
         return image, matrix
 

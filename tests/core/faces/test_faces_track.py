@@ -57,7 +57,9 @@ def test_points_come_left_of_the_picture_first_and_on_the_face(detector, moved, 
     people, _ = follow(detector, as_clip([image] * 3))
     points = people.tracks[0].points[1]
     expected = carried(face, matrix)
-    assert np.abs(points - expected).max() < 0.25 * np.hypot(*(expected[3:].mean(0) - expected[:2].mean(0)))
+    assert np.abs(points - expected).max() < 0.25 * np.hypot(
+        *(expected[3:].mean(0) - expected[:2].mean(0))
+    )
     assert points[0, 0] < points[1, 0]
     assert points[3, 0] < points[4, 0]
 
@@ -176,11 +178,13 @@ def test_frames_may_be_of_any_rate_and_pixels_of_any_shape(yunet, moved, as_clip
     import cv2
 
     images = [moved(1.4, 0, 0.5 * t)[0] for t in range(20)]
-    squeezed = [cv2.resize(image, None, fx=0.5, fy=1, interpolation=cv2.INTER_AREA) for image in images]
+    squeezed = [
+        cv2.resize(image, None, fx=0.5, fy=1, interpolation=cv2.INTER_AREA) for image in images
+    ]
     people, _ = follow(yunet, as_clip(squeezed, 50), fps=50, sar=2.0)
     square, _ = follow(yunet, as_clip(images, 50), fps=50)
     assert people.tracks[0].present.all()
-    restored = (people.tracks[0].points + (0.5, 0)) * (2, 1) - (0.5, 0)
+    restored = (people.tracks[0].points + np.array([0.5, 0])) * (2, 1) - np.array([0.5, 0])
     assert np.abs(restored - square.tracks[0].points).max() < 2.5
 
 
