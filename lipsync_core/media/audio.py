@@ -31,6 +31,7 @@ GAP = Fraction(1, 25)
 """A hole in the time stamps longer than this is filled with silence; less is rounding."""
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Names of the usual layouts by channel count, as libav calls them."""
+_SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 _DEAD_CHANNEL = 10 ** (-50 / 20)
 """A channel this much below the loudest one is left out of the mix to mono."""
 
@@ -103,9 +104,9 @@ class Sound(ABC):
             frame.time_base = Fraction(1, self.rate)
             at += len(chunk)
             for out in resampler.resample(frame):
-                yield out.to_ndarray()[0]
+                yield _samples(out)[0]
         for out in resampler.resample(None):
-            yield out.to_ndarray()[0]
+            yield _samples(out)[0]
 
     def _check(self, name: str) -> None:
         """Listens to all of it once: length, damage, silence. Sets ``_sample_count``, ``_mix``."""
@@ -317,13 +318,20 @@ def load(path: str | os.PathLike[str]) -> Audio:
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:
     """``(K, S)`` float32 -1..1 from any sample format."""
-    array = frame.to_ndarray()
-    channels = len(frame.layout.channels)
-    if not frame.format.is_planar:
-        array = array.reshape(-1, channels).T
-    name = frame.format.name
-    if name.startswith("u8"):
+    name, channels, count = frame.format.name, len(frame.layout.channels), frame.samples
+    dtype = np.dtype(_SAMPLE_TYPES[name.rstrip("p")])
+    # Plane by plane: with eight of them PyAV's own to_ndarray reads a ninth, and crashes.
+    if frame.format.is_planar:
+        rows = [
+            np.frombuffer(plane, dtype)[:count]  # type: ignore[call-overload]
+            for plane in frame.planes[:channels]
+        ]
+        array = np.stack(rows)
+    else:
+        flat = np.frombuffer(frame.planes[0], dtype)  # type: ignore[call-overload]
+        array = flat[: count * channels].reshape(count, channels).T
+    if dtype.kind == "u":
         return (array.astype(np.float32) - 128.0) / 128.0
-    if array.dtype.kind == "i":
-        return (array / float(1 << (8 * array.dtype.itemsize - 1))).astype(np.float32)
+    if dtype.kind == "i":
+        return (array / float(1 << (8 * dtype.itemsize - 1))).astype(np.float32)
     return array.astype(np.float32)

@@ -160,8 +160,11 @@ class Soundtrack:
         for chunk in self._exact(timing.sample_count(self._duration, voice.rate)):
             if chunk.shape[0] != channels:
                 chunk = np.repeat(chunk.mean(axis=0, keepdims=True), channels, axis=0)
+            # Interleaved, because PyAV miscounts the planes of eight channels.
             frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(chunk, dtype=np.float32), format="fltp", layout=layout
+                np.ascontiguousarray(chunk.T, dtype=np.float32).reshape(1, -1),
+                format="flt",
+                layout=layout,
             )
             frame.sample_rate = voice.rate
             frame.time_base = Fraction(1, voice.rate)

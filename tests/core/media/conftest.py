@@ -114,8 +114,8 @@ def tone(
         stream = output.add_stream(codec, rate=rate)
         stream.codec_context.layout = layouts[channels]
         for at in range(0, samples.shape[1], 1000):
-            piece = np.ascontiguousarray(samples[:, at : at + 1000], dtype=np.float32)
-            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layouts[channels])
+            piece = samples[:, at : at + 1000].T.reshape(1, -1).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(piece, format="flt", layout=layouts[channels])
             frame.sample_rate, frame.pts = rate, at
             frame.time_base = Fraction(1, rate)
             output.mux(stream.encode(frame))

@@ -69,7 +69,9 @@ def test_picture_and_sound_agree_within_one_frame(clip, policy, factor):
 
 
 def shown(policy: str, count: int, total: int) -> list[int]:
-    plan = length.plan(length.constant_edges(count, 1), Fraction(1, 25), Fraction(total, 25), policy)
+    plan = length.plan(
+        length.constant_edges(count, 1), Fraction(1, 25), Fraction(total, 25), policy
+    )
     return list(plan.sources())
 
 
@@ -97,9 +99,7 @@ def test_bounce_never_doubles_a_frame():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_still_lasts_as_long_as_the_voice(policy):
-    plan = length.plan(
-        range(0, 2), Fraction(1, 25), Fraction(160001, 16000), policy, is_still=True
-    )
+    plan = length.plan(range(2), Fraction(1, 25), Fraction(160001, 16000), policy, is_still=True)
     assert plan.frame_count == 251
     assert set(plan.sources()) == {0}
     assert plan.audio_duration == Fraction(160001, 16000)
@@ -124,8 +124,8 @@ def test_hours_cost_nothing_and_do_not_drift(policy, clip):
 
 def test_refusals():
     with pytest.raises(SettingsError, match="choose one of auto"):
-        length.plan(range(0, 3), TICK, Fraction(1), "rewind")  # type: ignore[arg-type]
+        length.plan(range(3), TICK, Fraction(1), "rewind")  # type: ignore[arg-type]
     with pytest.raises(MediaError, match="no frames"):
         length.plan([0], TICK, Fraction(1))
     with pytest.raises(MediaError, match="no length"):
-        length.plan(range(0, 3), TICK, Fraction(0))
+        length.plan(range(3), TICK, Fraction(0))
