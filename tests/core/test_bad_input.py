@@ -141,12 +141,21 @@ def test_an_output_folder_that_is_not_there(run, tmp_path, clip, voice):
 def test_an_output_that_exists(run, tmp_path, clip, voice):
     existing = tmp_path / "o.mp4"
     existing.write_bytes(b"dear")
-    refused(run, tmp_path, clip, voice, "-o", existing, says=["--overwrite"])
+    refused(run, tmp_path, clip, voice, "-o", existing, says=["overwrit"])
     assert existing.read_bytes() == b"dear"
 
 
 @pytest.mark.parametrize("which", ["clip", "voice"])
 def test_an_output_that_is_an_input(run, tmp_path, clip, voice, which):
+    if which == "voice":
+        voice = tmp_path / "voice.mp4"
+        with av.open(str(voice), "w") as container:
+            stream = container.add_stream("aac", rate=16000)
+            tone = 0.3 * np.sin(np.arange(16000) / 12).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
     target = {"clip": clip, "voice": voice}[which]
     before = target.read_bytes()
     refused(run, tmp_path, clip, voice, "-o", target, "--overwrite", says=["input"])
