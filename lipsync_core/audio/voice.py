@@ -51,6 +51,11 @@ def _runs(active: np.ndarray) -> np.ndarray:
     return np.stack([np.nonzero(edges == 1)[0], np.nonzero(edges == -1)[0]], 1)
 
 
+def moving_sum(values: np.ndarray, width: int) -> np.ndarray:
+    """``(N,)`` sums over ``width`` values around each, zeros beyond the ends."""
+    return np.convolve(values, np.ones(width))[width // 2 :][: len(values)]
+
+
 def activity(rows: np.ndarray) -> np.ndarray:
     """``(N,)`` bool, one per row of ``mel_rows`` (``(N, 41)``): somebody speaks here.
 
@@ -64,7 +69,7 @@ def activity(rows: np.ndarray) -> np.ndarray:
     total = loudness(rows[:, 3 : min(33, BANDS)])
     noise, top = _course(total)
     swing = np.abs(np.diff(total, prepend=total[:1]))
-    swing = np.convolve(np.minimum(swing, 12.0), np.ones(20), mode="same")  # dB travelled in 200 ms
+    swing = moving_sum(np.minimum(swing, 12.0), 20)  # dB travelled in 200 ms
     contrast = top - noise
     threshold = np.maximum(noise + np.clip(0.3 * contrast, ABOVE_NOISE, 15.0), top - BELOW_TOP)
     active = (total > threshold) & (contrast > LEAST_CONTRAST) & (rows[:, LEVEL] > QUIET)
@@ -85,4 +90,6 @@ def speech(voice: Voice) -> list[tuple[Fraction, Fraction]]:
     if not rows:
         return []
     spans = _runs(activity(np.concatenate(rows)))
-    return [(Fraction(int(a), ROWS_PER_SECOND), Fraction(int(b), ROWS_PER_SECOND)) for a, b in spans]
+    return [
+        (Fraction(int(a), ROWS_PER_SECOND), Fraction(int(b), ROWS_PER_SECOND)) for a, b in spans
+    ]

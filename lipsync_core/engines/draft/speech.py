@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...audio.mel import BANDS, LEVEL, RATE, ROWS_PER_SECOND, loudness, mel_rows
-from ...audio.voice import activity
+from ...audio.voice import activity, moving_sum
 from ...errors import WeightsError
 
 if TYPE_CHECKING:
@@ -191,12 +191,16 @@ def loudness_drive(rows: np.ndarray) -> np.ndarray:
     return np.clip((loudness(rows[:, :BANDS]) - tops) / 40.0 + 1.0, 0.0, 1.1).astype(np.float32)
 
 
-def closures(press: np.ndarray) -> np.ndarray:
-    """``(E,)`` seconds at which the lips meet, from the network's ``(N,)`` press at 100 rows a second."""
+def closures(press: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """When the lips meet, from the network's ``(N,)`` press at 100 rows a second.
+
+    ``(E,)`` seconds and ``(E,)`` how firmly: 1 from .1 above ``CLOSURE``, less down to .1 below it, so that
+    nothing hangs on a hair.
+    """
     padded = np.pad(press.astype(np.float64), 2)
     smooth = 0.25 * padded[1:-3] + 0.5 * padded[2:-2] + 0.25 * padded[3:-1]
     inner = np.pad(smooth, 1)
-    peaks = (smooth >= inner[:-2]) & (smooth > inner[2:]) & (smooth > CLOSURE)
+    peaks = (smooth >= inner[:-2]) & (smooth > inner[2:]) & (smooth > CLOSURE - 0.1)
     kept: list[int] = []
     for row in np.nonzero(peaks)[0]:
         if kept and row - kept[-1] < 6:  # two peaks of one closure
@@ -204,7 +208,8 @@ def closures(press: np.ndarray) -> np.ndarray:
                 kept[-1] = int(row)
         else:
             kept.append(int(row))
-    return np.array(kept, np.float64) / ROWS_PER_SECOND
+    firm = np.clip((smooth[kept] - CLOSURE + 0.1) / 0.2, 0, 1)
+    return np.array(kept, np.float64) / ROWS_PER_SECOND, firm
 
 
 def _intervals(moments: np.ndarray) -> np.ndarray:
@@ -216,7 +221,7 @@ def _intervals(moments: np.ndarray) -> np.ndarray:
     return np.clip(nearer, 0.001, 0.5)
 
 
-def _contact(events: np.ndarray, moments: np.ndarray) -> np.ndarray:
+def _contact(events: np.ndarray, firm: np.ndarray, moments: np.ndarray) -> np.ndarray:
     """``(T,)`` 0..1: closed around each event, long enough to be seen.
 
     At 25 frames a second and more the frames on both sides of an event are closed, below that the
@@ -226,32 +231,33 @@ def _contact(events: np.ndarray, moments: np.ndarray) -> np.ndarray:
     if not len(events) or not len(moments):
         return out
     place = np.searchsorted(events, moments)
-    before = moments - events[np.maximum(place - 1, 0)]
-    after = events[np.minimum(place, len(events) - 1)] - moments
-    distance = np.minimum(np.abs(before), np.abs(after))
-    out[:] = np.exp(-0.5 * (np.maximum(distance - CLOSED_SECONDS / 2, 0) / CLOSING_SECONDS) ** 2)
+    for neighbour in (np.maximum(place - 1, 0), np.minimum(place, len(events) - 1)):
+        outside = np.maximum(np.abs(moments - events[neighbour]) - CLOSED_SECONDS / 2, 0)
+        shape = np.exp(-0.5 * (outside / CLOSING_SECONDS) ** 2)
+        out = np.maximum(out, np.where(shape > 0.01, shape, 0) * firm[neighbour])
     order = np.argsort(moments, kind="stable")
     ordered = moments[order]
     right = np.clip(np.searchsorted(ordered, events), 0, len(ordered) - 1)
     left = np.maximum(right - 1, 0)
-    for event, a, b in zip(events, left, right, strict=True):
+    for event, strength, a, b in zip(events, firm, left, right, strict=True):
         nearest = a if abs(ordered[a] - event) <= abs(ordered[b] - event) else b
         reach = 0.0401 if ordered[b] - ordered[a] <= 0.0401 else 0.0
-        for frame in {a, b, nearest}:
+        for frame in {a, b}:
             distance = abs(ordered[frame] - event)
             if distance <= reach or (frame == nearest and distance <= 0.25):
-                out[order[frame]] = 1.0
-    return out
+                out[order[frame]] = max(out[order[frame]], strength)
+    return out.astype(np.float32)
 
 
 def _presence(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """``(N,)`` float32 0..1: 0 where nobody has spoken for a while nor is about to."""
-    heard = np.convolve(raw[:, OPEN], np.ones(31) / 31, mode="same")[: len(raw)] > 0.12
+    heard = moving_sum(raw[:, OPEN], 31) > 0.12 * 31
     near = (activity(rows) | heard).astype(np.float32)
-    # 200 ms to get ready, 200 ms to come to rest, fading over the outer 100.
-    wide = np.convolve(near, np.ones(31), mode="same")[: len(near)] > 0.5
+    # 150 ms to get ready and to come to rest, fading over 100.
+    wide = moving_sum(near, 31) > 0.5
     ramp = np.hanning(13)[1:-1]
-    return np.convolve(wide, ramp / ramp.sum(), mode="same")[: len(near)].astype(np.float32)
+    faded = np.convolve(wide, ramp / ramp.sum())[len(ramp) // 2 :][: len(near)]
+    return np.clip(faded, 0, 1).astype(np.float32)
 
 
 def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
@@ -268,7 +274,7 @@ def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
     curves[:, -1] = _presence(raw, rows)
     # Short against a syllable, long enough that nothing flickers between two frames.
     heard = _sample(curves, moments, np.maximum(0.014, 0.25 * steps))
-    contact = _contact(closures(raw[:, PRESS]), moments)
+    contact = _contact(*closures(raw[:, PRESS]), moments)
     teeth = np.clip(1.3 * heard[:, FV] - 0.15, 0, 1)
     press = np.maximum(contact, WEAK_PRESS * np.clip(1.3 * heard[:, PRESS] - 0.1, 0, 1))
     spoken = np.clip(heard[:, OPEN] / 0.2, 0, 1)

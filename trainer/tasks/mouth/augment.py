@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,10 @@ class Corpus:
             ends, codes = stored["ends"].astype(np.float64), now[stored["codes"]]
             rows = stored["rows"]
         if (codes < 0).any():
-            raise SystemExit(f"{path} has sounds that phones.py does not know; make it anew with synth")
-        parts = [
-            Segments(ends=ends[a:b], codes=codes[a:b])
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
-        ]
+            raise SystemExit(
+                f"{path} has sounds that phones.py does not know; make it anew with synth"
+            )
+        parts = [Segments(ends=ends[a:b], codes=codes[a:b]) for a, b in pairwise(edges)]
         return cls(rows, starts, parts)
 
     def __len__(self) -> int:
@@ -125,7 +125,9 @@ def strengths(rows: np.ndarray, parts: Segments) -> np.ndarray:
     if vowels.any():
         loud = np.percentile(level[vowels], 80)
         by_level = np.clip(1.0 + LEVEL_SLOPE * (level - loud), 0.45, 1.15)
-        by_length = np.clip(0.6 + 0.4 * np.diff(np.concatenate([[0.0], parts.ends])) / 0.11, 0.6, 1.08)
+        by_length = np.clip(
+            0.6 + 0.4 * np.diff(np.concatenate([[0.0], parts.ends])) / 0.11, 0.6, 1.08
+        )
         out[vowels] = (by_level * by_length)[vowels]
     return out
 
@@ -211,7 +213,9 @@ def example(
     rows, parts = cut(rows, parts, 0, min(LENGTH, len(rows)))
     rows = vocal_tract(rows, rng.uniform(0.94, 1.06))
     # The same words said louder and softer: what is louder is to open wider.
-    rows = rows + _knots(rng, int(len(rows) / 30), len(rows), LEVEL_CHANGE)[:, None].astype(np.float32)
+    rows = rows + _knots(rng, int(len(rows) / 30), len(rows), LEVEL_CHANGE)[:, None].astype(
+        np.float32
+    )
     parts = with_breath(parts)
     shapes = targets(parts, len(rows), strengths(rows, parts))
     classes = visemes(parts, len(rows))

@@ -16,11 +16,11 @@ _RATE, _PITCH, _RANGE, _WORD_GAP = 1, 3, 4, 7
 
 
 class _Id(ctypes.Union):
-    _fields_ = [("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]  # noqa: RUF012
+    _fields_ = [("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
 
 class _Event(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("type", ctypes.c_int),
         ("identifier", ctypes.c_uint),
         ("text_position", ctypes.c_int),

@@ -24,13 +24,14 @@ from lipsync_core.engines.draft.speech import JAW, OPEN, PRESS, ROUND, WIDE
 LAGS = np.arange(-500, 501, 10)
 """Milliseconds; positive: the real mouth comes later than the heard one."""
 
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _WORDS = (
-    dict(b="bin", l="lay", p="place", s="set"),
-    dict(b="blue", g="green", r="red", w="white"),
-    dict(a="at", b="by", i="in", w="with"),
+    {"b": "bin", "l": "lay", "p": "place", "s": "set"},
+    {"b": "blue", "g": "green", "r": "red", "w": "white"},
+    {"a": "at", "b": "by", "i": "in", "w": "with"},
     None,  # a letter
-    dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),
-    dict(n="now", a="again", p="please", s="soon"),
+    dict(zip("z123456789", _DIGITS, strict=True)),
+    {"n": "now", "a": "again", "p": "please", "s": "soon"},
 )
 
 
@@ -146,7 +147,7 @@ def lag_curve(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("lips", type=Path)
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--weights", type=Path, default=speech.WEIGHTS)

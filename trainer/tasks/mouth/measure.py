@@ -95,7 +95,7 @@ def measure(clip: Path, *, refine: bool = True) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--plain", action="store_true", help="the mesh without refined lips")

@@ -95,7 +95,11 @@ def symbols_of(ipa: str) -> list[str]:
         return []  # a language switch
     kept: list[str] = []
     for symbol in _NOT_SOUNDS.sub("", ipa.replace("\u0303", "")):
-        if symbol in CODES and symbol not in (SILENCE, RELEASE, READY, AFTER) and symbol not in kept[-1:]:
+        if (
+            symbol in CODES
+            and symbol not in (SILENCE, RELEASE, READY, AFTER)
+            and symbol not in kept[-1:]
+        ):
             kept.append(symbol)
     return kept
 

@@ -41,14 +41,12 @@ def not_speech(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
     brown = np.cumsum(white)
     brown -= np.convolve(brown, np.ones(800) / 800, mode="same")
-    hum = sum(np.sin(2 * np.pi * 50 * k * clock) / k for k in range(1, 12))
-    chord = sum(
-        np.sin(2 * np.pi * f * h * clock) / h**1.5
-        for f in (220.0, 277.2, 329.6)
-        for h in range(1, 9)
-    )
+    order = np.arange(1, 12)[:, None]
+    hum = (np.sin(2 * np.pi * 50 * order * clock) / order).sum(0)
+    notes = np.array([220.0, 277.2, 329.6])[:, None, None]
+    chord = (np.sin(2 * np.pi * notes * order[:8] * clock) / order[:8] ** 1.5).sum((0, 1))
     tune = np.concatenate([
-        sum(np.sin(2 * np.pi * f * h * clock[:4000]) / h for h in range(1, 8)) * np.exp(-clock[:4000] * 6)
+        (np.sin(2 * np.pi * f * order[:7] * clock[:4000]) / order[:7]).sum(0) * np.exp(-clock[:4000] * 6)
         for f in 220 * 2 ** (rng.integers(0, 24, 40) / 12)
     ])  # fmt: skip
     clicks = np.zeros(len(clock))
@@ -78,14 +76,18 @@ def held_out(net: Network, path: Path) -> None:
         wanted.append(shapes[20:-20])
         for threshold, counts in found.items():
             speech.CLOSURE = threshold
-            guessed = speech.closures(out[:, PRESS])
-            true = speech.closures(np.minimum(shapes[:, PRESS], 1) + 1e-6 * np.arange(len(shapes)))
+            guessed, firm = speech.closures(out[:, PRESS])
+            guessed = guessed[firm >= 0.5]
+            true, _ = speech.closures(shapes[:, PRESS])
             guessed, true = (e[(e > 0.2) & (e < len(x) / 100 - 0.2)] for e in (guessed, true))
             near = np.abs(guessed[:, None] - true[None]) <= 0.05
             counts += (near.any(1).sum() if near.size else 0, len(guessed), 0)
             counts[2] += len(true)
     a, b = np.concatenate(heard), np.concatenate(wanted)
-    print("held-out r:", " ".join(f"{n} {correlation(a[:, i], b[:, i]):.3f}" for i, n in enumerate(SHAPES)))
+    print(
+        "held-out r:",
+        " ".join(f"{n} {correlation(a[:, i], b[:, i]):.3f}" for i, n in enumerate(SHAPES)),
+    )
     for threshold, (hits, guesses, truths) in found.items():
         print(f"closures at {threshold}: precision {hits / max(guesses, 1):.2f} "
               f"recall {hits / truths:.2f} of {truths:.0f}")  # fmt: skip
@@ -93,7 +95,7 @@ def held_out(net: Network, path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("speech", type=Path)
     parser.add_argument("--weights", type=Path, default=speech.WEIGHTS)
     parser.add_argument("--held", type=Path)

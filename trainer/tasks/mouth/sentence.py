@@ -1,6 +1,6 @@
 """Makes the sentence that ``lipsync demo`` speaks, with espeak-ng.
 
-    python -m trainer.tasks.mouth.sentence lipsync_core/demo/sentence.flac
+python -m trainer.tasks.mouth.sentence lipsync_core/demo/sentence.flac
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def sentence() -> tuple[np.ndarray, int]:
     # The synthesiser is bright and perfectly dry: a little less treble, a little of a small room.
     warm = sosfilt(butter(1, 4200, fs=espeak.rate, output="sos"), dry)
     rng = np.random.default_rng(1)
-    tail = rng.standard_normal(int(0.18 * espeak.rate)) * np.exp(-np.linspace(0, 6.9, int(0.18 * espeak.rate)))
+    tail = rng.standard_normal(int(0.18 * espeak.rate)) * np.exp(
+        -np.linspace(0, 6.9, int(0.18 * espeak.rate))
+    )
     room = np.convolve(warm, tail / np.sqrt(np.sum(tail**2)))[: len(dry)]
     late = np.concatenate([np.zeros(int(0.012 * espeak.rate)), room])[: len(dry)]
     wet = warm + 0.07 * late
@@ -51,7 +53,7 @@ def main() -> None:
     """Command line."""
     import av
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     samples, rate = sentence()

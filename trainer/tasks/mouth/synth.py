@@ -8,6 +8,8 @@ put on while training (``augment.py``), so that no two epochs hear the same.
 Needs libespeak-ng, scipy and the package ``faker`` (texts), at build time only.
 """
 
+# ruff: noqa: SIM905 (long lists of words read better as text)
+
 from __future__ import annotations
 
 import argparse
@@ -49,7 +51,9 @@ _INITIALS = "b p m w t d k g n l s z f v sh ch j h th r y br pl bl pr".split()
 _VOWELS = "a e i o u ee oo ai ow er ar or".split()
 _FINALS = ["", "", "", "m", "p", "b", "n", "t", "l", "s", "k", "mp"]
 _PINYIN_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s".split()
-_PINYIN_FINALS = "a o e ai ei ao ou an en ang eng i ia ie iao iu ian in iang ing u ua uo ui uan un uang".split()
+_PINYIN_FINALS = (
+    "a o e ai ei ao ou an en ang eng i ia ie iao iu ian in iang ing u ua uo ui uan un uang".split()
+)
 
 
 def _pseudo(rng: np.random.Generator) -> str:
@@ -59,8 +63,10 @@ def _pseudo(rng: np.random.Generator) -> str:
         word = ""
         for _ in range(rng.integers(1, 4)):
             lips = rng.random() < 0.5
-            word += str(rng.choice(_INITIALS[:4] + ["f", "v"] if lips else _INITIALS))
-            word += str(rng.choice(_VOWELS)) + (str(rng.choice(_FINALS)) if rng.random() < 0.5 else "")
+            word += str(rng.choice([*_INITIALS[:4], "f", "v"] if lips else _INITIALS))
+            word += str(rng.choice(_VOWELS)) + (
+                str(rng.choice(_FINALS)) if rng.random() < 0.5 else ""
+            )
         words.append(word)
     return " ".join(words) + "."
 
@@ -173,15 +179,23 @@ def other_sound(rng: np.random.Generator) -> np.ndarray:
         sound = lfilter([1.0], [1.0, -rng.uniform(0, 0.98)], white)
         if kind == "wind":
             knots = rng.uniform(-25, 0, max(3, int(count / RATE * rng.uniform(0.5, 6))))
-            sound *= 10 ** (np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(knots)), knots) / 20)
+            sound *= 10 ** (
+                np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(knots)), knots) / 20
+            )
     elif kind == "hum":
         base = rng.choice([50.0, 60.0, 100.0, 120.0]) * rng.uniform(0.98, 1.02)
-        sound = sum(rng.uniform(0, 1) / k * np.sin(2 * np.pi * k * base * clock) for k in range(1, 20))
+        sound = sum(
+            rng.uniform(0, 1) / k * np.sin(2 * np.pi * k * base * clock) for k in range(1, 20)
+        )
     elif kind in ("chord", "melody"):
         sound = np.zeros(count)
         position = 0
         while position < count:
-            length = count if kind == "chord" and rng.random() < 0.5 else int(rng.uniform(0.12, 0.9) * RATE)
+            length = (
+                count
+                if kind == "chord" and rng.random() < 0.5
+                else int(rng.uniform(0.12, 0.9) * RATE)
+            )
             part = clock[position : position + length] - clock[position]
             decay = np.exp(-part * rng.uniform(0, 6)) * np.minimum(1, part / 0.01)
             for _ in range(rng.integers(1, 5)):
@@ -196,23 +210,33 @@ def other_sound(rng: np.random.Generator) -> np.ndarray:
         sound = white * 10 ** (rng.uniform(-70, -40) / 20)
         for start in rng.integers(0, count - 400, rng.integers(3, 40)):
             length = int(rng.integers(10, 400))
-            sound[start : start + length] += rng.uniform(0.1, 1) * rng.standard_normal(length) * np.exp(
-                -np.arange(length) / (length / 4)
+            sound[start : start + length] += (
+                rng.uniform(0.1, 1)
+                * rng.standard_normal(length)
+                * np.exp(-np.arange(length) / (length / 4))
             )
     elif kind == "beat":
         sound = white * 10 ** (rng.uniform(-70, -40) / 20)
         period = rng.uniform(0.2, 0.7)
         tone = np.sin(2 * np.pi * rng.uniform(45, 120) * clock)
-        hiss = lfilter([1, -0.95], [1.0], rng.standard_normal(count))
+        hiss = np.asarray(lfilter([1, -0.95], [1.0], rng.standard_normal(count)))
         sound += tone * np.exp(-(clock % period) * rng.uniform(5, 30))
-        sound += rng.uniform(0.1, 1) * hiss * np.exp(-((clock + period / 2) % period) * rng.uniform(10, 60))
+        sound += (
+            rng.uniform(0.1, 1)
+            * hiss
+            * np.exp(-((clock + period / 2) % period) * rng.uniform(10, 60))
+        )
     else:
         low, high = np.sort(rng.uniform(80, 6000, 2))
-        sound = np.sin(2 * np.pi * np.cumsum(low + (high - low) * (clock * rng.uniform(0.2, 3) % 1)) / RATE)
+        sound = np.sin(
+            2 * np.pi * np.cumsum(low + (high - low) * (clock * rng.uniform(0.2, 3) % 1)) / RATE
+        )
     level = 10 ** (rng.uniform(-50, -6) / 20)
     sound = np.asarray(sound, np.float32)
     sound = sound / (np.abs(sound).max() + 1e-9) * level
-    return _rows((sound + rng.standard_normal(count) * 10 ** (rng.uniform(-95, -60) / 20)).astype(np.float32))
+    return _rows(
+        (sound + rng.standard_normal(count) * 10 ** (rng.uniform(-95, -60) / 20)).astype(np.float32)
+    )
 
 
 SHARD = 50
@@ -275,10 +299,12 @@ def make(out: Path, *, item_count: int, other_share: float, seed: int) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--items", type=int, default=3000)
-    parser.add_argument("--other-share", type=float, default=0.12, help="share of items without speech")
+    parser.add_argument(
+        "--other-share", type=float, default=0.12, help="share of items without speech"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     make(options.out, item_count=options.items, other_share=options.other_share, seed=options.seed)

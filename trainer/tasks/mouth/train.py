@@ -1,6 +1,6 @@
 """Trains the mouth network from a recipe and writes it as fp16 safetensors.
 
-    python -m trainer.tasks.mouth.train RECIPE.yaml --data train.npz --held held.npz --out mouth.safetensors
+python -m trainer.tasks.mouth.train RECIPE.yaml --data train.npz --held held.npz --out mouth.safetensors
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ def losses(
     motion = error.diff(dim=2)
     contact_weight = torch.tensor(weights["contact"], dtype=torch.float32)[:, None]
     contact = F.binary_cross_entropy_with_logits(
-        logits[:, 4:], shapes[:, 4:], reduction="none", pos_weight=torch.tensor(float(weights["rare"]))
+        logits[:, 4:],
+        shapes[:, 4:],
+        reduction="none",
+        pos_weight=torch.tensor(float(weights["rare"])),
     )
     return {
         "shape": (shape_weight * error.square()).mean(),
@@ -96,11 +99,18 @@ def _batches(data: Examples, recipe: dict[str, Any], workers: int) -> Iterator[l
         data.epoch = epoch
         order = torch.Generator().manual_seed(recipe["seed"] * 1000 + epoch)
         yield from DataLoader(
-            data, recipe["batch"], shuffle=True, drop_last=True, generator=order, num_workers=workers
+            data,
+            recipe["batch"],
+            shuffle=True,
+            drop_last=True,
+            generator=order,
+            num_workers=workers,
         )
 
 
-def train(recipe: dict[str, Any], data_path: Path, held_path: Path, out: Path, workers: int) -> None:
+def train(
+    recipe: dict[str, Any], data_path: Path, held_path: Path, out: Path, workers: int
+) -> None:
     """One run: the same recipe, data and thread count give the same weights."""
     torch.manual_seed(recipe["seed"])
     data, held = Examples(data_path, recipe["seed"]), Examples(held_path, 12345)
@@ -135,7 +145,9 @@ def train(recipe: dict[str, Any], data_path: Path, held_path: Path, out: Path, w
             print(f"epoch {epoch}: {line} ({time.monotonic() - began:.0f} s)", flush=True)
             if epoch % 4 == 0 or step == total:
                 scores = held_out(average, held, recipe["edge"])
-                print("  held out r:", " ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True)
+                print(
+                    "  held out r:", " ".join(f"{k} {v:.3f}" for k, v in scores.items()), flush=True
+                )
                 write(average, out, list(recipe["model"]["dilations"]))
     count = sum(p.numel() for n, p in average.named_parameters() if not n.startswith("viseme"))
     print(f"{count} weights, {out.stat().st_size} bytes in {out}")
@@ -143,7 +155,7 @@ def train(recipe: dict[str, Any], data_path: Path, held_path: Path, out: Path, w
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--held", type=Path, required=True)

@@ -1,0 +1,96 @@
+"""The mouth task: labels that stay with their sounds, targets that close on p, b and m."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+
+from trainer.tasks.mouth.augment import Corpus, example
+from trainer.tasks.mouth.phones import (
+    CODES,
+    READY,
+    SILENCE,
+    SYMBOLS,
+    Segments,
+    symbols_of,
+    targets,
+    with_breath,
+)
+
+
+def spoken(*sounds):
+    """Segments from ``(symbol, seconds)``."""
+    return Segments(
+        ends=np.cumsum([s for _, s in sounds]), codes=np.array([CODES[c] for c, _ in sounds])
+    )
+
+
+def store(path, symbols, codes, ends):
+    rows = np.random.default_rng(0).uniform(-60, 0, (int(ends[-1] * 100), 40))
+    np.savez(
+        path,
+        symbols=np.array(symbols),
+        rows=rows.astype(np.float16),
+        row_counts=np.array([len(rows)]),
+        ends=np.array(ends, np.float32),
+        codes=np.array(codes, np.uint8),
+        segment_counts=np.array([len(codes)]),
+    )
+
+
+def test_stored_sounds_keep_their_names_when_the_table_changes(tmp_path):
+    order = SYMBOLS[::-1]
+    wanted = ["_", "b", "a", "m", "r", "_"]
+    store(tmp_path / "x.npz", order, [order.index(s) for s in wanted], [1, 2, 3, 4, 5, 6])
+    _, parts = Corpus.read(tmp_path / "x.npz").item(0)
+    assert [SYMBOLS[c] for c in parts.codes] == wanted
+
+
+def test_unknown_stored_sounds_are_refused(tmp_path):
+    store(tmp_path / "x.npz", ["_", "no sound"], [0, 1], [1, 2])
+    with pytest.raises(SystemExit, match="make it anew"):
+        Corpus.read(tmp_path / "x.npz")
+
+
+def test_lips_meet_on_bilabials_and_nowhere_else():
+    shapes = targets(spoken(("a", 0.2), ("b", 0.06), ("a", 0.2), ("t", 0.06), ("a", 0.2)), 70)
+    assert shapes[23, 4] > 0.9
+    assert shapes[23, 0] < 0.05
+    assert shapes[49, 4] < 0.01
+    assert shapes[10, 0] > 0.7
+
+
+def test_long_silence_is_closed_and_speech_is_prepared():
+    parts = with_breath(spoken(("_", 1.0), ("a", 0.3), ("_", 1.0)))
+    assert CODES[READY] in parts.codes
+    shapes = targets(parts, 230)
+    assert (shapes[:70] < 0.01).all()
+    assert (shapes[-60:] < 0.01).all()
+    assert 0.1 < shapes[90, 0] < 0.4
+
+
+def test_short_pauses_and_closures_after_pauses_stay():
+    short = spoken(("a", 0.3), ("_", 0.2), ("a", 0.3))
+    assert with_breath(short).codes.tolist() == short.codes.tolist()
+    assert CODES[READY] not in with_breath(spoken(("_", 1.0), ("m", 0.1), ("a", 0.2))).codes
+
+
+@pytest.mark.parametrize(
+    ("ipa", "wanted"),
+    [("ɑː", "ɑ"), ("aɪ", "aɪ"), ("ss", "s"), ("tʃ", "tʃ"), ("ˈb", "b"), ("(en)", ""), ("_:", "")],
+)
+def test_reading_ipa(ipa, wanted):
+    assert symbols_of(ipa) == list(wanted)
+    assert SILENCE not in symbols_of(ipa)
+
+
+def test_an_example_is_whole_and_repeatable(tmp_path):
+    store(tmp_path / "x.npz", SYMBOLS, [CODES[c] for c in "_bama_"], [1, 1.1, 2, 2.2, 4, 6])
+    corpus = Corpus.read(tmp_path / "x.npz")
+    first, again = (example(corpus, 0, np.random.default_rng(3)) for _ in range(2))
+    x, shapes, classes = first
+    assert x.shape == (400, 41)
+    assert shapes.shape == (400, 6)
+    assert classes.shape == (400,)
+    assert np.isfinite(x).all()
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
