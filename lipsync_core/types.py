@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LengthPolicy = Literal["auto", "cut", "bounce", "loop", "hold", "silence", "stretch"]
 MissingPolicy = Literal["pass", "error"]
 DraftMode = Literal["auto", "units", "warp"]
+SilencePolicy = Literal["model", "close", "keep"]
 
 
 class Progress(Protocol):
@@ -152,6 +153,13 @@ class Settings:
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     draft_mode: DraftMode = "auto"
     """Draft engine: re-use the person's own mouth (``units``), warp one picture, or measure and choose."""
+    preset: str = "auto"
+    """How a diffusion engine samples: ``exact``, ``best``, ``balanced``, ``cached``, ``fast``, ``preview``."""
+    strength: float = 1.0
+    """How far the voice leads a diffusion engine: 0 not at all, 1 as its authors chose, 2 twice as far."""
+    silence: SilencePolicy = "model"
+    """Diffusion engines in pauses of the voice: what they make of it, a mouth told to close, or the
+    source's own mouth."""
     codec: str | None = None
     """Video encoder, such as ``libx264``; chosen from the source where not given."""
     crf: int | None = None
