@@ -46,12 +46,23 @@ def seal(region: np.ndarray, bend: Bend, curves: Curves, *, blur: float = 0.0) -
         return
     a, b = int(seen[0]), int(seen[-1]) + 1
     middle = ((curves.top + curves.bottom) / 2)[a:b]
-    width = max(0.012 * unit, blur, 0.7)
+    width = max(0.010 * unit, 0.9 * blur, 0.7)
     top = max(int(middle.min() - 3 * width) - bend.y0, 0)
     low = min(int(middle.max() + 3 * width) + 2 - bend.y0, region.shape[0])
-    line = 0.8 * shut[a:b] * np.exp(-(((bend.rows[top:low] - middle) / width) ** 2))
+    line = 0.65 * shut[a:b] * np.exp(-(((bend.rows[top:low] - middle) / width) ** 2))
     box = region[top:low, a:b]
     box += line[:, :, None] * (0.6 * lips.dark + 0.25 * lips.lip - box)
+
+
+_TOOTH_BORDERS = np.array([0.0, 0.125, 0.215, 0.295])
+"""Where two upper teeth meet, in units from the middle; an incisor is 8.5 mm of a unit of some 66 mm."""
+_TOOTH_PLACES = np.array(
+    [0.0, 0.012, 0.06, 0.115, 0.125, 0.135, 0.17, 0.205, 0.215, 0.25, 0.295, 0.4]
+)
+_TOOTH_EDGES = np.array(
+    [-0.008, 0.0, 0.002, -0.002, -0.010, -0.007, -0.005, -0.008, -0.013, -0.006, -0.020, -0.040]
+)
+"""Height of the biting edge there, in units below that of the middle teeth."""
 
 
 class Cavity:
@@ -64,9 +75,13 @@ class Cavity:
         self._limit = 0.92 if sharp else 0.74
         self._grain = self._texture(crop, lips, seed)
         skin, lip, light = lips.skin, lips.lip, lips.light
-        # As dark as this picture gets (nostrils, lip line), in the warm hue of what light comes in.
-        self._dark = 0.5 * lips.dark + 0.5 * lip * np.array([0.30, 0.20, 0.19], np.float32)
-        self._tongue = (0.50 * lip + 0.06 * light).astype(np.float32)
+        # As dark as this picture gets (nostrils, lip line); what light comes in is red, not as red as
+        # painted lips.
+        hue = 0.6 * lip / max(float(lip.mean()), 1) + 0.4 * skin / max(float(skin.mean()), 1)
+        hue = hue * np.array([1.12, 0.92, 0.94], np.float32)
+        deep = 0.36 * float(lips.dark.mean()) + 0.07 * float(lip.mean())
+        self._dark = (deep * np.clip(hue, 0.55, 1.6)).astype(np.float32)
+        self._tongue = (0.62 * float(lip.mean()) * np.clip(hue, 0.7, 1.45)).astype(np.float32)
         # In the shade of the lips teeth are about as bright as the skin around, and far less red.
         pale = 0.62 * light * np.array([1.0, 0.95, 0.84], np.float32) + 0.38 * skin
         self._teeth = (pale * (1.12 * skin.mean() / max(float(pale.mean()), 1))).astype(np.float32)
@@ -121,7 +136,7 @@ class Cavity:
         seen = np.flatnonzero(gap > 0.05)
         a, b = max(int(seen[0]) - 2, 0), int(seen[-1]) + 3
         soft = max(1.1 * self.blur, 0.6)
-        pad = int(np.ceil(2 * soft)) + 1
+        pad = int(np.ceil(2 * soft + 0.06 * unit)) + 1
         top = max(int(np.floor(u1[a:b].min())) - bend.y0 - pad, 0)
         low = min(int(np.ceil(l1[a:b].max())) - bend.y0 + pad, region.shape[0])
         up, down = u1[a:b], l1[a:b]
@@ -141,9 +156,16 @@ class Cavity:
         alpha = alpha * (1 - parted * (1 - more * (1 - keep)))
 
         colour = self._colour(lips, x, y, up, down, opening=opening, bite=curves.bite, widen=widen)
-        grain = self._grain[: low - top, : b - a]
+        # The grain stays with the face, not with the moving lips.
+        row = top + bend.y0 - round(lips.centre[1] - 0.5 * unit)
+        column = a + bend.x0 - round(lips.centre[0] - 0.75 * unit)
+        grain = self._grain[max(row, 0) :, max(column, 0) :][: low - top, : b - a]
         if grain.shape == alpha.shape:
-            colour = colour + (0.8 * grain)[:, :, None]
+            colour += (0.8 * grain)[:, :, None]
+        # Lips turn inwards at their border and lose light there.
+        fresh = smooth_step((g - g0) / (0.08 * unit))
+        outside = np.maximum(np.maximum(up - y, y - down), 0)
+        box *= (1 - 0.25 * fresh * np.exp(-outside / (0.02 * unit)))[:, :, None]
         box += alpha[:, :, None] * (colour - box)
         seal(region, bend, curves, blur=self.blur)
 
@@ -159,33 +181,35 @@ class Cavity:
         bite: float,
         widen: float,
     ) -> np.ndarray:
-        unit = lips.unit
-        cx = lips.centre[0]
+        """``(h, w, 3)`` dark, tongue and teeth for columns ``x`` and rows ``y``."""
+        unit, cx = lips.unit, lips.centre[0]
         middle = int(np.argmin(np.abs(x - cx)))
         half = np.where(x < cx, cx - lips.left, lips.right - cx)
-        xn = np.clip(np.abs(x - cx) / np.maximum(half, 1) / widen, 0, 1.2)
+        xn = np.minimum(np.abs(x - cx) / np.maximum(half, 1) / widen, 1.2)
         gap = (down - up) / unit
         depth = (y - up) / unit
-        colour = np.broadcast_to(self._dark, (*depth.shape, 3)).copy()
-        # Tongue: a dome that rests on the floor of the mouth.
-        dome = down[middle] - (0.62 * gap[middle] * unit) * (1 - 0.7 * xn**2)
-        tongue = smooth_step((y - dome) / (0.12 * unit)) * ease((opening - 0.06) / 0.10)
-        tongue = 0.75 * tongue * (1 - 0.6 * smooth_step(xn / 0.9))
-        colour += tongue[:, :, None] * (self._tongue - colour)
-        # Upper teeth hang from the skull: their edge stays where it is when the lips move.
-        level = (self._rest(lips) + 0.035 * unit) - 0.03 * unit * xn**2
-        tooth = smooth_step((level - y) / (max(2 * self.blur, 0.012 * unit)) + 0.5)
-        shown = smooth_step((gap - 0.03 + 0.03 * bite) / (0.06 - 0.03 * bite)) * (
-            1 - 0.85 * smooth_step((xn - 0.45) / 0.5)
+        # Tongue: a dome on the floor of the mouth; light reaches its front, not the throat behind.
+        dome = down[middle] - 0.66 * gap[middle] * unit * (1 - 0.6 * xn**2)
+        tongue = smooth_step((y - dome) / ((0.05 + 0.55 * gap[middle]) * unit))
+        tongue = tongue * (
+            0.85 * ease((opening - 0.05) / 0.10) * (1 - 0.75 * smooth_step(xn / 0.95))
         )
-        position = np.abs(x - cx) / unit
-        slot = np.abs((position / 0.085 + 0.5) % 1 - 0.5)
-        parts = 1 - 0.10 * np.exp(-((slot * 0.085 * unit / max(self.blur, 0.008 * unit)) ** 2))
-        shade = 0.72 + 0.28 * smooth_step(depth / 0.06)
-        tooth = tooth * shown * self._drawn_teeth
-        colour += tooth[:, :, None] * (self._teeth * (parts * shade)[:, :, None] - colour)
+        colour = self._dark + tongue[:, :, None] * (self._tongue - self._dark)
+        if not self._drawn_teeth:
+            return colour
+        # Upper teeth hang from the skull: their edge stays where it is when the lips move. A head
+        # turned away shows one side foreshortened.
+        place = np.abs(x - cx) / unit * (lips.half / np.maximum(half, 1))
+        edge = 0.035 + np.interp(place, _TOOTH_PLACES, _TOOTH_EDGES)
+        level = lips.centre[1] + lips.slope * (x - cx) + edge * unit
+        tooth = smooth_step((level - y) / max(2 * self.blur, 0.016 * unit) + 0.5)
+        shown = smooth_step((gap - 0.03 + 0.03 * bite) / (0.06 - 0.03 * bite))
+        shown = shown * (1 - 0.9 * smooth_step((xn - 0.40) / 0.5)) * self._drawn_teeth
+        line = max(self.blur / unit, 0.010)
+        apart = np.exp(-(((place[:, None] - _TOOTH_BORDERS) / line) ** 2)).sum(1)
+        # Thin lines fade as the picture gets coarser, as they do in photographs.
+        look = (1 - 0.10 * min(0.012 / line, 1.0) * apart) * (1 - 0.30 * np.minimum(xn, 1) ** 2)
+        shade = 0.68 + 0.32 * smooth_step(depth / 0.06)
+        teeth = self._teeth * (look * shade)[:, :, None]
+        colour += (tooth * shown)[:, :, None] * (teeth - colour)
         return colour
-
-    @staticmethod
-    def _rest(lips: Lips) -> float:
-        return lips.centre[1]

@@ -67,6 +67,13 @@ class Lips:
         return (self.right - self.left) / 2
 
     @property
+    def slope(self) -> float:
+        """Pixels that the mouth's axis goes down per pixel to the right."""
+        ends = [round(min(max(x, 0), self.size - 1)) for x in (self.left, self.right)]
+        first, last = ((self.upper[i] + self.lower[i]) / 2 for i in ends)
+        return float(last - first) / max(ends[1] - ends[0], 1)
+
+    @property
     def chin(self) -> float:
         """y of the lower edge of the chin."""
         return self.centre[1] + float(np.interp(np.pi / 2, ANGLES, self.edge))

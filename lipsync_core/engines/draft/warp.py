@@ -184,7 +184,7 @@ class Bend:
         # Lips part in the middle first and stay together towards the corners, the more so when rounded.
         grown = ease(extra / unit / 0.18)
         within = np.clip(np.abs(xn) / (1 - 0.12 * (1 - grown) - 0.20 * purse), 0, 1)
-        arch = (1 - within**2.1) ** (1.15 - 0.40 * grown)
+        arch = (1 - within**2.1) ** (1.20 - 0.38 * grown)
         share = self._share
         rest = upper + share * (lower - upper)
         kept = min(opening / own, 1.0) if own > 0 else 0.0
@@ -193,7 +193,7 @@ class Bend:
         # A dropping jaw pulls the corners along; without it every open mouth is a grin.
         corners = _SAG * sag * extra * xn**2 * np.exp(1 - xn**2)
         teeth = _BITE * bite * unit * (1 - within**2) ** 1.5
-        top = rest + corners - share * kept * (lower - upper) - _RAISE * extra * arch - 0.4 * teeth
+        top = rest + corners - share * kept * (lower - upper) - _RAISE * extra * arch - 0.35 * teeth
         gap = kept * (lower - upper) + extra * arch + teeth * max(1 - extra / unit / 0.1, 0)
         top = top.astype(np.float32)
         return Curves(
@@ -255,6 +255,7 @@ class Bend:
         shadow = covered * np.exp(-np.clip(y - u1, 0, None) / (0.03 * unit))
         between *= 1 - shadow[:, :, None] * _SHADE
         inside = smooth_step((y - u1) / (2 * soft) + 0.5) * smooth_step((l1 - y) / (2 * soft) + 0.5)
+        inside = inside * np.minimum(l1 - u1, 1)
         below = smooth_step((y - (u1 + l1) / 2) / (2 * soft) + 0.5)
         lips = upper + below[:, :, None] * (lower - upper)
         lips += inside[:, :, None] * (between - lips)
@@ -348,7 +349,7 @@ class Warper:
         opening = OPEN_GAIN * open_
         parted = lips.gap / lips.unit
         widen = 1 + _WIDE * (wide - float(own[2])) - _ROUND * (round_ - float(own[3]))
-        widen -= 0.2 * max(opening - parted, 0)
+        widen -= 0.35 * max(opening - parted, 0)
         curves = bend.curves(
             widen=widen,
             opening=opening,
