@@ -111,6 +111,21 @@ def vocal_tract(rows: np.ndarray, factor: float) -> np.ndarray:
     return rows[:, low] * (1 - part) + rows[:, low + 1] * part
 
 
+def pronounce(rows: np.ndarray, parts: Segments, rng: np.random.Generator) -> np.ndarray:
+    """Every sound with a colour of its own, so that no template of the synthesiser is learnt by heart."""
+    spread = rng.uniform(0, 4.5)
+    knots = rng.normal(0, spread, (len(parts.codes), 8))
+    place = np.linspace(0, 7, BANDS)
+    low = np.minimum(place.astype(int), 6)
+    part = place - low
+    curves = knots[:, low] * (1 - part) + knots[:, low + 1] * part
+    segment = np.searchsorted(parts.ends, (np.arange(len(rows)) + 0.5) / 100.0)
+    change = curves[np.minimum(segment, len(curves) - 1)]
+    change = np.pad(change, ((2, 2), (0, 0)), mode="edge")
+    soft = sum(change[i : i + len(rows)] for i in range(5)) / 5.0
+    return (rows + soft).astype(np.float32)
+
+
 def strengths(rows: np.ndarray, parts: Segments) -> np.ndarray:
     """Factor on the opening of each sound: long loud vowels open fully, short soft ones do not.
 
@@ -212,6 +227,7 @@ def example(
     rows, parts = stretch(rows, parts, rng)
     rows, parts = cut(rows, parts, 0, min(LENGTH, len(rows)))
     rows = vocal_tract(rows, rng.uniform(0.94, 1.06))
+    rows = pronounce(rows, parts, rng)
     # The same words said louder and softer: what is louder is to open wider.
     rows = rows + _knots(rng, int(len(rows) / 30), len(rows), LEVEL_CHANGE)[:, None].astype(
         np.float32
