@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,3 +172,54 @@ class Settings:
     """Write into the output's metadata that the mouth was generated."""
     cache: Path | None = field(default=None)
     """Folder for face tracks; ``LIPSYNC_CACHE`` or the user's cache folder where not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncSegment:
+    """A few seconds of a clip and how well mouth and voice agree there."""
+
+    start: float
+    """Seconds from the beginning of the clip."""
+    end: float
+    state: Literal["good", "weak", "off", "silent", "no face"]
+    """``weak``: the mouth does not follow the voice; ``off``: it does, but at another offset."""
+    agreement: float | None
+    """-1..1: how the measured mouth follows the predicted one, at the offset of the whole clip."""
+    offset_frames: int | None
+    """Of this segment alone, where it is certain; SyncNet's sign."""
+    lse_d: float | None = None
+    confidence: float | None = None
+    """SyncNet's confidence in this segment (median of all shifts minus distance)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncScore:
+    """How well mouth and voice of a clip agree."""
+
+    engine: str
+    """What measured it: ``syncnet_v2`` or ``embedded``."""
+    offset_frames: int
+    """At 25 frames a second, SyncNet's sign: positive when the sound comes early."""
+    audio_late_ms: float
+    """Milliseconds; positive when the sound is later than the picture."""
+    confidence: float
+    """0..1: that voice and mouth belong together and that the offset is right within a frame."""
+    accepted: bool
+    """The confidence is high enough to act on the offset."""
+    summary: str
+    """One sentence for people."""
+    lse_c: float | None = None
+    """SyncNet's confidence, zero-padded as published; higher is better."""
+    lse_d: float | None = None
+    """SyncNet's distance, zero-padded as published; lower is better."""
+    unbiased: dict[str, float] | None = None
+    """``lse_c``, ``lse_d`` and ``offset_frames`` without the padded comparisons."""
+    segments: tuple[SyncSegment, ...] = ()
+    speech_seconds: float = 0.0
+    """Seconds in which the voice is heard and the face is seen."""
+    frames: int = 0
+    face: dict[str, Any] = field(default_factory=dict)
+    """Who was scored: ``index`` of the track, ``seen`` share of the frames, ``detector``."""
+    protocol: dict[str, str] = field(default_factory=dict)
+    """What published numbers need to be compared: crop, padding, frame rate, weights."""
+    units: dict[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ comparisons out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,32 +66,44 @@ def median_filter(values: np.ndarray, size: int = 9) -> np.ndarray:
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, size), axis=1)
 
 
-def shift_curve(distances: np.ndarray, padding: Padding = "zero") -> ShiftCurve:
-    """The measures of one clip from ``(N, 2 s + 1)`` distances of :func:`pair_distances`, ``N >= 1``."""
+def shift_curve(
+    distances: np.ndarray, padding: Padding = "zero", *, lengths: Sequence[int] | None = None
+) -> ShiftCurve:
+    """The measures of one clip from ``(N, 2 s + 1)`` distances of :func:`pair_distances`, ``N >= 1``.
+
+    ``lengths``: windows of each stretch where the clip has several, one after the other.
+    """
     count, span = distances.shape
     max_shift = span // 2
+    lengths = [count] if lengths is None else list(lengths)
+    assert sum(lengths) == count
     if padding == "zero":
         means = distances.mean(0, dtype=np.float64)
     else:
-        place = np.arange(count)[:, None] + np.arange(span) - max_shift
-        exists = (place >= 0) & (place < count)
+        exists = np.concatenate([_pairs(length, max_shift) for length in lengths])
         # One odd window must not decide: a shift needs at least a quarter of the windows.
         enough = exists.sum(0) >= max(1, -(-count // 4))
         means = np.where(exists, distances, 0.0).sum(0, dtype=np.float64)
         means = np.where(enough, means / np.maximum(exists.sum(0), 1), np.nan)
     best = int(np.nanargmin(means))
     middle = float(np.nanmedian(means))
-    own = distances[:, best].astype(np.float64)
-    if padding == "none":
-        paired = np.arange(count) + best - max_shift
-        own = np.where((paired >= 0) & (paired < count), own, np.nan)
-        own = np.interp(np.arange(count), np.flatnonzero(~np.isnan(own)), own[~np.isnan(own)])
-    confidence = middle - own
-    if padding == "zero":
-        confidence = median_filter(confidence)
-    else:
-        confidence = median_filter(np.pad(confidence, 4, mode="reflect" if count > 4 else "edge"))
-        confidence = confidence[4:-4]
+    confidence = np.empty(count)
+    start = 0
+    for length in lengths:
+        part = slice(start, start + length)
+        own = middle - distances[part, best].astype(np.float64)
+        if padding == "none":
+            paired = _pairs(length, max_shift)[:, best]
+            own = (
+                np.interp(np.arange(length), np.flatnonzero(paired), own[paired])
+                if (paired.any())
+                else np.zeros(length)
+            )
+            mode = "reflect" if length > 4 else "edge"
+            confidence[part] = median_filter(np.pad(own, 4, mode=mode))[4:-4]
+        else:
+            confidence[part] = median_filter(own)
+        start += length
     return ShiftCurve(
         padding=padding,
         distances=means,
@@ -99,3 +112,9 @@ def shift_curve(distances: np.ndarray, padding: Padding = "zero") -> ShiftCurve:
         lse_c=middle - float(means[best]),
         confidence=confidence,
     )
+
+
+def _pairs(count: int, max_shift: int) -> np.ndarray:
+    """``(count, 2 * max_shift + 1)`` bool: both windows exist."""
+    place = np.arange(count)[:, None] + np.arange(2 * max_shift + 1) - max_shift
+    return (place >= 0) & (place < count)

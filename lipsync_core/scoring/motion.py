@@ -1,0 +1,171 @@
+"""Watches the mouths of a clip in one pass: how fast and how far each opens, without landmarks."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from ..errors import MediaError
+from ..faces import align
+from ..faces.templates import Template
+from ..types import Progress
+
+if TYPE_CHECKING:
+    from ..faces.detect.base import Detector
+    from ..faces.track import People
+    from ..media.reader import Clip
+    from ..types import Picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class MouthMotion:
+    """One mouth through a clip, one row a frame, NaN where it was not seen.
+
+    Lengths are in eye-mouth distances, so that a face may come closer.
+    """
+
+    speed: np.ndarray
+    """``(T,)`` float32: opening gained since the frame before, by flow between the two."""
+    opening: np.ndarray
+    """``(T,)`` float32 by flow against a few frames of the same person; 0 is arbitrary."""
+    width: np.ndarray
+    """``(T,)`` float32, as ``opening``."""
+    gap: np.ndarray
+    """``(T,)`` float32: height of what parts the lips by their colour; 0 where shut."""
+
+    @property
+    def seen(self) -> np.ndarray:
+        """``(T,)`` bool."""
+        return np.isfinite(self.opening)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A clip after one look at it."""
+
+    clip: Clip
+    people: People
+    motions: list[MouthMotion]
+    """One for each of ``people.tracks``."""
+    times: np.ndarray
+    """``(T,)`` float64: when each frame begins, seconds from the first."""
+    begins: Fraction
+    """Time stamp of the first frame in the file, seconds."""
+    start: Fraction
+    """Seconds of the file's picture that were left out before the first frame."""
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.times)
+
+    @property
+    def duration(self) -> float:
+        """Seconds of picture."""
+        return float(self.times[-1]) + 1.0 / float(self.clip.frame_rate)
+
+
+class MouthWatch:
+    """One person's mouth, frame by frame. Memory: a handful of floats a frame, a few small views."""
+
+    def __init__(self, sar: Fraction | float = 1) -> None:
+        from ..engines.draft.measure import VIEW, VIEW_BOX, VIEW_UNIT, Gauge
+
+        self._rows_of_view = VIEW[0]
+        self._template = Template(
+            size=VIEW[1],
+            eyes=(0.5, (-VIEW_BOX[1] - 1.0) * VIEW_UNIT / VIEW[1]),
+            mouth=(0.5, -VIEW_BOX[1] * VIEW_UNIT / VIEW[1]),
+        )
+        self._sar = float(sar)
+        self._gauge = Gauge()
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._last: tuple[int, np.ndarray] | None = None
+        self._frames = array("q")
+        self._values = array("f")
+
+    def see(self, picture: Picture, points: np.ndarray) -> None:
+        """Looks at one frame. ``points``: ``(5, 2)`` as tracked so far."""
+        from ..engines.draft.measure import mouth_change, pose_of
+
+        points = np.asarray(points, np.float32)
+        matrix = align.fit(points[None], self._template, self._sar)[0]
+        crop = align.cut(picture, matrix, self._template.size)
+        view = np.ascontiguousarray(crop[: self._rows_of_view])
+        gray = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
+        reading = self._gauge.read(view, pose_of(points))
+        speed = np.nan
+        if self._last is not None and self._last[0] == picture.index - 1:
+            speed = mouth_change(self._flow.calc(self._last[1], gray, None))[0]
+        self._last = (picture.index, gray)
+        self._frames.append(picture.index)
+        self._values.extend((reading.reference, speed, reading.opening, reading.width, reading.gap))
+
+    def leave(self) -> None:
+        """A cut: the next frame has nothing to be compared with."""
+        self._last = None
+
+    def motion(self, frame_count: int) -> MouthMotion:
+        """Everything seen so far, on the frames of the clip."""
+        table = np.full((frame_count, 4), np.nan, np.float32)
+        if len(self._frames):
+            values = np.frombuffer(self._values, np.float32).reshape(-1, 5)
+            rows = values[:, 1:].copy()
+            rows[:, 1:3] += self._gauge.zeros()[values[:, 0].astype(int)]
+            table[np.frombuffer(self._frames, np.int64)] = rows
+        return MouthMotion(
+            speed=table[:, 0], opening=table[:, 1], width=table[:, 2], gap=table[:, 3]
+        )
+
+
+def watch(
+    video: str | Path,
+    *,
+    detector: Detector,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    progress: Progress | None = None,
+) -> Watched:
+    """Follows every face of ``video`` and measures its mouth, in one pass and flat memory."""
+    from ..faces.track import Tracker
+    from ..media.reader import Reader, prefetch
+
+    reader = Reader(video, start=start, end=end)
+    clip = reader.clip
+    if clip.is_still:
+        raise MediaError(f"{video} is a still picture; give a video, a still has no lip movement")
+    tracker = Tracker(detector, (clip.width, clip.height), clip.frame_rate, clip.sar)
+    watches: dict[int, MouthWatch] = {}
+    times = array("d")
+    begins = Fraction(0)
+    for frame in prefetch(reader.frames()):
+        if not times and frame.video.pts is not None and frame.video.time_base is not None:
+            begins = frame.video.pts * Fraction(frame.video.time_base)
+        for sighting in tracker.see(frame):
+            if sighting.person not in watches:
+                watches[sighting.person] = MouthWatch(clip.sar)
+            watches[sighting.person].see(frame, sighting.points)
+        times.append(float(frame.time))
+        if progress is not None:
+            progress(len(times), max(clip.frame_count, len(times)))
+    people = tracker.finish()
+    motions = []
+    for track, person in zip(people.tracks, people.persons, strict=True):
+        motion = watches[person].motion(len(times))
+        # flow across a cut says nothing about a mouth
+        cut = np.flatnonzero(np.diff(track.shots)) + 1
+        motion.speed[cut] = np.nan
+        motions.append(motion)
+    return Watched(
+        clip=clip,
+        people=people,
+        motions=motions,
+        times=np.frombuffer(times, np.float64).copy(),
+        begins=begins,
+        start=start or Fraction(0),
+    )

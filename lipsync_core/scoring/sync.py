@@ -1,0 +1,434 @@
+"""How well mouth and voice of a clip agree, and by how much they are apart."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from ..errors import FaceError, SettingsError
+from ..types import Progress, Stages, SyncScore, SyncSegment
+from . import embedded, syncnet
+from .crops import Protocol
+from .distance import MAX_SHIFT, ShiftCurve, shift_curve
+from .motion import MouthMotion, Watched, watch
+
+if TYPE_CHECKING:
+    from ..types import FaceTrack, Voice
+
+log = logging.getLogger("lipsync.scoring")
+
+Engine = Literal["auto", "syncnet_v2", "embedded"]
+FRAME_MS = 1000 / syncnet.FPS
+"""Offsets count frames of this length whatever the clip's own rate, as SyncNet does."""
+SEGMENT = 4.0
+"""Seconds of one segment: shorter ones cannot tell chance from agreement."""
+WEAK = 0.12
+"""Agreement of a segment below which the mouth does not follow; foreign voices stay below in
+nine of ten segments, true ones above in nine of ten (GRID)."""
+OFF = 1.6 * FRAME_MS
+"""Milliseconds by which a segment's certain offset may differ from the clip's."""
+UNITS = {
+    "offset_frames": "frames of 40 ms, positive when the sound comes early (SyncNet's sign)",
+    "audio_late_ms": "milliseconds, positive when the sound is later than the picture",
+    "confidence": "0..1",
+    "lse_c": "SyncNet distance, median minus minimum over 31 shifts",
+    "lse_d": "SyncNet distance, minimum over 31 shifts",
+    "agreement": "-1..1, weighted correlation of mouth and voice",
+    "start": "seconds",
+    "end": "seconds",
+    "speech_seconds": "seconds",
+}
+_SYNCNET_STEP = (2.5, 0.36)
+"""LSE-C (unpadded) at which SyncNet's answer is as likely right as wrong, and the width of the
+step: 3 is accepted, as data sets are filtered (LatentSync); not fitted here."""
+_LEAST_WINDOWS = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """A score and all that it rests on, for reports."""
+
+    score: SyncScore
+    video: Path
+    audio: Path | None
+    """The voice, where it is not the video's own."""
+    watched: Watched
+    track: FaceTrack
+    motion: MouthMotion
+    heard: embedded.Heard
+    match: embedded.Match
+    voice_times: np.ndarray
+    """``(T,)`` seconds of the voice at which each frame is shown."""
+    course: np.ndarray
+    """``(T,)`` -1..1: agreement of mouth and voice around each frame; NaN where nothing can be said."""
+    curve: ShiftCurve | None = None
+    unbiased: ShiftCurve | None = None
+    windows: np.ndarray | None = None
+    """``(N,)`` seconds in the clip of each window of ``curve.confidence``."""
+
+
+def score(
+    video: str | Path,
+    audio: str | Path | None = None,
+    *,
+    engine: Engine = "auto",
+    face: str = "largest",
+    detector: str = "auto",
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    protocol: Protocol = "original",
+    device: str = "auto",
+    stages: Stages | None = None,
+) -> SyncScore:
+    """Scores the mouth in ``video`` against its own sound, or against ``audio`` played from its start.
+
+    ``engine``: ``syncnet_v2`` needs its weights and torch; ``embedded`` needs nothing; ``auto`` is the
+    first if it is ready. Raises a :class:`LipSyncError` with one line where nothing can be scored.
+    """
+    return examine(
+        video,
+        audio,
+        engine=engine,
+        face=face,
+        detector=detector,
+        start=start,
+        end=end,
+        protocol=protocol,
+        device=device,
+        stages=stages,
+    ).score
+
+
+def examine(
+    video: str | Path,
+    audio: str | Path | None = None,
+    *,
+    engine: Engine = "auto",
+    face: str = "largest",
+    detector: str = "auto",
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    protocol: Protocol = "original",
+    device: str = "auto",
+    stages: Stages | None = None,
+) -> Examination:
+    """As :func:`score`, with everything that a report shows."""
+    from ..faces import choose, detect
+    from ..media.audio import VoiceFile
+    from ..media.reader import probe
+
+    name = pick(engine)
+    if protocol not in get_args(Protocol):
+        raise SettingsError(f"there is no crop protocol {protocol!r}; choose original or aligned")
+    choose.parse(face)
+    stages = stages or _unwatched
+    # Everything that can be refused is refused before the long work begins.
+    probe(video)
+    voice = VoiceFile(video if audio is None else audio)
+    network = None
+    if name == "syncnet_v2":
+        network = syncnet.load(_device(device))
+    finder = detect.pick(detector)
+    watched = watch(
+        video, detector=finder, start=start, end=end, progress=stages(f"faces ({finder.name})")
+    )
+    clip = watched.clip
+    track = choose.choose(watched.people, face, watched.times.tolist(), (clip.width, clip.height))[
+        0
+    ]
+    lead = watched.begins - voice.begins if audio is None else watched.start
+    found = judge(watched, track, embedded.hear(voice), lead)
+    found = replace(found, video=Path(video), audio=Path(audio) if audio else None)
+    if network is not None:
+        found = _with_syncnet(found, network, voice, lead, protocol, stages("syncnet"))
+    log.info("%s: %s", video, found.score.summary)
+    return found
+
+
+def judge(watched: Watched, track: FaceTrack, heard: embedded.Heard, lead: Fraction) -> Examination:
+    """The embedded estimate for one person of a clip that has been watched.
+
+    ``lead``: second of the voice that is heard at the first picture.
+    """
+    number = next(i for i, other in enumerate(watched.people.tracks) if other is track)
+    motion = watched.motions[number]
+    if not motion.seen.any():
+        raise FaceError("the face was never seen well enough to measure its mouth")
+    times = watched.times + float(lead)
+    match = embedded.match(motion, times, heard)
+    accepted = match.confidence >= embedded.ACCEPT
+    late = match.late_ms if accepted else 0.0
+    course = _course(motion, times + late / 1000.0, heard)
+    result = SyncScore(
+        engine="embedded",
+        offset_frames=-round(match.late_ms / FRAME_MS),
+        audio_late_ms=round(match.late_ms, 1),
+        confidence=round(match.confidence, 4),
+        accepted=accepted,
+        summary="",
+        speech_seconds=round(match.seconds, 2),
+        segments=_segments(watched, motion, times, heard, match),
+        frames=watched.frame_count,
+        face={
+            "index": number,
+            "seen": round(float(motion.seen.mean()), 4),
+            "detector": watched.people.detector,
+            "people": len(watched.people.tracks),
+        },
+        protocol={"method": "mouth speed by optical flow against predicted mouth, no weights"},
+        units=UNITS,
+    )
+    return Examination(
+        score=replace(result, summary=sentence(result)),
+        video=watched.clip.path,
+        audio=None,
+        watched=watched,
+        track=track,
+        motion=motion,
+        heard=heard,
+        match=match,
+        voice_times=times,
+        course=course,
+    )
+
+
+def pick(engine: str) -> str:
+    """The scoring engine that ``engine`` means on this machine; SettingsError for an unknown one."""
+    if engine not in get_args(Engine):
+        known = ", ".join(get_args(Engine))
+        raise SettingsError(f"there is no scoring engine {engine!r}; choose one of {known}")
+    if engine != "auto":
+        return engine
+    reason = syncnet.missing()
+    if reason is not None:
+        log.info("scoring with the embedded estimate: %s", reason)
+    return "embedded" if reason else "syncnet_v2"
+
+
+def sentence(result: SyncScore) -> str:
+    """One line for people who have never heard of SyncNet."""
+    if not result.accepted:
+        if result.speech_seconds < embedded.LEAST_SECONDS:
+            return (
+                f"cannot tell: only {result.speech_seconds:.1f} s with a voice and a visible face"
+            )
+        return (
+            f"cannot tell: the mouth does not follow this voice clearly enough "
+            f"({result.speech_seconds:.0f} s of speech, confidence {result.confidence:.0%}); "
+            "another voice, a hidden mouth or too short a clip"
+        )
+    late = result.audio_late_ms
+    frames = abs(late) / FRAME_MS
+    # One frame and a half is what people begin to notice (ITU-R BT.1359: -125..+45 ms).
+    if abs(late) <= 1.5 * FRAME_MS:
+        verdict = f"in sync (within {max(abs(late), 1):.0f} ms)"
+    elif late > 0:
+        verdict = f"the sound is {late:.0f} ms late ({frames:.1f} frames)"
+    else:
+        verdict = f"the sound is {-late:.0f} ms early ({frames:.1f} frames)"
+    weak = sum(s.state in ("weak", "off") for s in result.segments)
+    parts = [verdict, f"confidence {result.confidence:.0%}"]
+    if weak:
+        parts.append(f"{weak} of {len(result.segments)} segments do not fit")
+    return ", ".join(parts)
+
+
+def _with_syncnet(
+    found: Examination,
+    network: object,
+    voice: Voice,
+    lead: Fraction,
+    protocol: Protocol,
+    progress: Progress,
+) -> Examination:
+    from ..models.syncnet_v2 import SyncNetV2
+
+    assert isinstance(network, SyncNetV2)
+    distances = syncnet.measure(
+        network,
+        found.watched,
+        found.track,
+        voice,
+        voice_at_start=lead,
+        protocol=protocol,
+        progress=progress,
+    )
+    count = len(distances.table)
+    base = replace(
+        found.score,
+        engine="syncnet_v2",
+        protocol={
+            "crop": protocol,
+            "padding": "lse_c and lse_d zero-padded as published; `unbiased` without padded pairs",
+            "frame_rate": f"{syncnet.FPS}",
+            "windows": str(count),
+            "padded_share": f"{240 / (31 * count):.3f}" if count else "",
+            "shifts": f"-{MAX_SHIFT}..{MAX_SHIFT}",
+            "weights": syncnet.WEIGHTS,
+        },
+    )
+    if count < _LEAST_WINDOWS:
+        result = replace(base, offset_frames=0, audio_late_ms=0.0, confidence=0.0, accepted=False)
+        text = "cannot tell: SyncNet needs at least 6 frames (0.24 s) of face and voice together"
+        return replace(found, score=replace(result, summary=text))
+    curve = shift_curve(distances.table, "zero", lengths=distances.lengths)
+    unbiased = shift_curve(distances.table, "none", lengths=distances.lengths)
+    centre, width = _SYNCNET_STEP
+    certain = 1.0 / (1.0 + math.exp(-(unbiased.lse_c - centre) / width))
+    windows = distances.frames / syncnet.FPS
+    result = replace(
+        base,
+        offset_frames=curve.offset_frames,
+        audio_late_ms=-unbiased.offset_frames * FRAME_MS,
+        confidence=round(certain, 4),
+        accepted=certain >= embedded.ACCEPT,
+        lse_c=curve.lse_c,
+        lse_d=curve.lse_d,
+        unbiased={
+            "lse_c": unbiased.lse_c,
+            "lse_d": unbiased.lse_d,
+            "offset_frames": unbiased.offset_frames,
+        },
+        segments=_syncnet_segments(found.score.segments, windows, distances.table, unbiased),
+    )
+    result = replace(result, summary=sentence(result))
+    return replace(found, score=result, curve=curve, unbiased=unbiased, windows=windows)
+
+
+def _syncnet_segments(
+    segments: Sequence[SyncSegment],
+    windows: np.ndarray,
+    table: np.ndarray,
+    curve: ShiftCurve,
+) -> tuple[SyncSegment, ...]:
+    """The same segments with what SyncNet says of each."""
+    result = []
+    best = MAX_SHIFT - curve.offset_frames
+    for segment in segments:
+        inside = (windows >= segment.start) & (windows < segment.end)
+        if not inside.any():
+            result.append(segment)
+            continue
+        means = table[inside].mean(0)
+        confidence = float(np.median(means) - means[best])
+        state = segment.state
+        own = MAX_SHIFT - int(means.argmin())
+        certain = float(np.median(means) - means.min()) >= _SYNCNET_STEP[0] + 0.5
+        if state in ("good", "weak", "off"):
+            state = "good" if confidence >= 0.4 * max(curve.lse_c, _SYNCNET_STEP[0]) else "weak"
+            if certain and abs(own - curve.offset_frames) > 1:
+                state = "off"
+        result.append(
+            replace(
+                segment,
+                state=state,
+                lse_d=float(means[best]),
+                confidence=confidence,
+                offset_frames=own if certain else None,
+            )
+        )
+    return tuple(result)
+
+
+def _segments(
+    watched: Watched,
+    motion: MouthMotion,
+    times: np.ndarray,
+    heard: embedded.Heard,
+    match: embedded.Match,
+) -> tuple[SyncSegment, ...]:
+    accepted = match.confidence >= embedded.ACCEPT
+    late = match.late_ms if accepted else 0.0
+    count = max(round(watched.duration / SEGMENT), 1)
+    edges = np.linspace(0.0, watched.duration, count + 1)
+    result = []
+    for low, high in pairwise(edges.tolist()):
+        rows = (watched.times >= low - 1e-9) & (watched.times < high - 1e-9)
+        part = MouthMotion(
+            speed=motion.speed[rows],
+            opening=motion.opening[rows],
+            width=motion.width[rows],
+            gap=motion.gap[rows],
+        )
+        moments = times[rows] + late / 1000.0
+        agreement = offset = None
+        if not rows.any() or part.seen.mean() < 0.5:
+            state = "no face"
+        elif embedded.active_seconds(moments, heard, part.seen) < embedded.LEAST_SECONDS:
+            state = "silent"
+        else:
+            agreement = embedded.agreement(part, moments, heard)
+            state = "good" if agreement >= WEAK else "weak"
+            own = embedded.match(part, times[rows], heard)
+            if own.confidence >= embedded.ACCEPT:
+                offset = -round(own.late_ms / FRAME_MS)
+                if abs(own.late_ms - late) > OFF:
+                    state = "off"
+        result.append(
+            SyncSegment(
+                start=round(float(low), 3),
+                end=round(float(high), 3),
+                state=state,
+                agreement=None if agreement is None else round(agreement, 3),
+                offset_frames=offset,
+            )
+        )
+    return tuple(result)
+
+
+def _course(motion: MouthMotion, moments: np.ndarray, heard: embedded.Heard) -> np.ndarray:
+    """``(T,)`` agreement in a window of about three seconds around each frame, NaN where unknown."""
+    mouth = embedded.signals(motion)
+    voice = embedded.expected(heard, moments)
+    inside = (moments >= 0.0) & (moments < heard.duration)
+    known = np.isfinite(mouth[:, 0]) & inside
+    rows = np.clip((moments * 100).astype(int), 0, len(heard.active) - 1)
+    active = inside & heard.active[rows]
+    step = float(np.median(np.diff(moments))) if len(moments) > 1 else 1.0
+    reach = max(int(3.0 / step), 1)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / 0.9) ** 2)
+
+    def local(values: np.ndarray) -> np.ndarray:
+        # Computed through the spectrum: a long clip at once, and exact enough.
+        size = len(values) + 2 * reach
+        spectrum = np.fft.rfft(kernel, size)[:, None] * np.fft.rfft(values, size, axis=0)
+        return np.fft.irfft(spectrum, size, axis=0)[reach : reach + len(values)]
+
+    weight = known.astype(float)[:, None]
+    mouth = np.where(known[:, None], mouth, 0.0)
+    total = np.maximum(local(weight), 1e-6)
+    mean_m, mean_v = local(mouth * weight) / total, local(voice * weight) / total
+    cross = local(mouth * voice * weight) / total - mean_m * mean_v
+    power = (local(mouth**2 * weight) / total - mean_m**2) * (
+        local(voice**2 * weight) / total - mean_v**2
+    )
+    course = np.where(power > 1e-18, cross / np.sqrt(np.maximum(power, 1e-18)), 0.0)
+    course = np.clip(course, -1.0, 1.0) @ embedded.WEIGHTS
+    heard_share = local(active.astype(float)[:, None])[:, 0] / kernel.sum()
+    seen_share = local(weight)[:, 0] / kernel.sum()
+    return np.where((heard_share > 0.2) & (seen_share > 0.2), course, np.nan)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _unwatched(stage: str) -> Progress:
+    def step(done: int, total: int, preview: np.ndarray | None = None) -> None:
+        return None
+
+    return step
