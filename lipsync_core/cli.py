@@ -16,7 +16,15 @@ import typer
 
 from . import __version__
 from .errors import LipSyncError, SettingsError
-from .types import DraftMode, LengthPolicy, MissingPolicy, Progress, Settings, Stages
+from .types import (
+    DraftMode,
+    LengthPolicy,
+    MissingPolicy,
+    Progress,
+    Settings,
+    SilencePolicy,
+    Stages,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,6 +188,15 @@ def dub(
         str,
         typer.Option(help=f"Draft engine: re-use own mouths, or warp: {_named(DraftMode)}."),
     ] = default("draft_mode"),
+    preset: Annotated[
+        str, typer.Option(help="Diffusion engines: exact, best, balanced, cached, fast, preview.")
+    ] = default("preset"),
+    strength: Annotated[
+        float, typer.Option(help="Diffusion engines: how far the voice leads, 0 to 2.")
+    ] = default("strength"),
+    silence: Annotated[
+        str, typer.Option(help=f"Diffusion engines in pauses: {_named(SilencePolicy)}.")
+    ] = default("silence"),
     codec: Annotated[
         str | None, typer.Option(help="Video encoder; chosen from the source by default.")
     ] = default("codec"),
@@ -212,6 +229,9 @@ def dub(
         seed=seed,
         device=device,
         draft_mode=draft_mode,  # pyright: ignore[reportArgumentType]
+        preset=preset,
+        strength=strength,
+        silence=silence,  # pyright: ignore[reportArgumentType]
         codec=codec,
         crf=crf,
         pixel_format=pixel_format,

@@ -390,7 +390,7 @@ def _settled(settings: Settings, choices: dict[str, Any]) -> Settings:
     """``settings`` with ``choices``; every word that means nothing is refused here, once for all doors."""
     from typing import get_args
 
-    from .types import DraftMode, LengthPolicy, MissingPolicy
+    from .types import DraftMode, LengthPolicy, MissingPolicy, SilencePolicy
 
     known = [field.name for field in fields(Settings)]
     for name in choices:
@@ -403,6 +403,7 @@ def _settled(settings: Settings, choices: dict[str, Any]) -> Settings:
         ("length", LengthPolicy),
         ("missing", MissingPolicy),
         ("draft_mode", DraftMode),
+        ("silence", SilencePolicy),
     ):
         value, valid = getattr(settings, name), get_args(literal)
         if value not in valid:
