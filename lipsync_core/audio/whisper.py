@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .windows import STEPS_PER_SECOND
+from .windows import AFTER, BEFORE, STEPS_PER_SECOND
 
 if TYPE_CHECKING:
     import torch
@@ -179,6 +179,7 @@ class Features:
         self._kept: OrderedDict[int, Tensor] = OrderedDict()
         self._source: Iterator[np.ndarray] = iter(())
         self._next = 0
+        self._silence: Tensor | None = None
         self.width = int(encoder.layer_norm.weight.shape[0])  # type: ignore[union-attr]
         levels = []
         self.peak = -10.0
@@ -208,6 +209,14 @@ class Features:
     def tokens(self, steps: np.ndarray) -> Tensor:
         """``(T, L, D)`` for ``(T, 10)`` steps: step after step, all layers of each."""
         return self.rows(steps).flatten(1, 2)
+
+    def silence(self) -> Tensor:
+        """``(L, D)`` tokens of a moment in the middle of thirty silent seconds."""
+        if self._silence is None:
+            quiet = np.full((BANDS, BLOCK), self.peak - DYNAMIC_RANGE, np.float32)
+            middle = BLOCK // 4
+            self._silence = self._encode(quiet)[middle : middle + BEFORE + AFTER].flatten(0, 1)
+        return self._silence
 
     def _block(self, number: int) -> Tensor:
         if number in self._kept:

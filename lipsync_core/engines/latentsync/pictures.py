@@ -1,0 +1,182 @@
+"""Crops to latents and back."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import EngineError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+log = logging.getLogger("lipsync.latentsync")
+
+SCALE = 0.18215
+"""By which Stable Diffusion's latents have unit variance."""
+
+
+def build_vae(tensors: Mapping[str, Tensor]) -> Any:
+    """diffusers' ``AutoencoderKL`` of the shape that ``tensors`` have, by their names there."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    levels = 1 + max(int(n.split(".")[2]) for n in tensors if n.startswith("encoder.down_blocks."))
+    layers = 1 + max(
+        int(n.split(".")[4]) for n in tensors if n.startswith("encoder.down_blocks.0.resnets.")
+    )
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=tuple(
+                tensors[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0]
+                for i in range(levels)
+            ),
+            layers_per_block=layers,
+            latent_channels=tensors["quant_conv.weight"].shape[0] // 2,
+            scaling_factor=SCALE,
+        )
+    vae.load_state_dict(dict(tensors), assign=True)
+    return vae.eval().requires_grad_(False)
+
+
+def build_taesd(tensors: Mapping[str, Tensor]) -> Any:
+    """diffusers' ``AutoencoderTiny`` with these weights; its latents are scaled already."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    with torch.device("meta"):
+        vae = AutoencoderTiny()
+    vae.load_state_dict(dict(tensors), assign=True)
+    return vae.eval().requires_grad_(False)
+
+
+class Pictures:
+    """A VAE of either kind behind one pair of functions; frames are worked off a few at a time."""
+
+    def __init__(self, vae: Any, *, tiny: bool, batch: int) -> None:
+        self.vae = vae
+        self.tiny = tiny
+        self.batch = batch
+        weight = next(vae.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.factor = 8 if tiny else 2 ** (len(vae.config.block_out_channels) - 1)
+        """Side of a crop in pixels by side of its latent."""
+
+    def encode(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(N, 3, R, R)`` in -1..1 to scaled latents ``(N, 4, h, w)`` float32.
+
+        The mode of the posterior, or the sample that ``noise`` ``(N, 4, h, w)`` picks.
+        """
+
+        def run(part: slice) -> Tensor:
+            given = pictures[part].to(self.device, self.dtype)
+            if self.tiny:
+                return self.vae.encode(given).latents.float()
+            posterior = self.vae.encode(given).latent_dist
+            latent = posterior.mode()
+            if noise is not None:
+                latent = posterior.mean + posterior.std * noise[part].to(latent)
+            return latent.float() * SCALE
+
+        return self._all(len(pictures), run)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents ``(N, 4, h, w)`` to pictures ``(N, 3, R, R)`` float32, about -1..1."""
+
+        def run(part: slice) -> Tensor:
+            given = latents[part].to(self.device, self.dtype)
+            return self.vae.decode(given if self.tiny else given / SCALE).sample.float()
+
+        return self._all(len(latents), run)
+
+    def _all(self, count: int, run: Callable[[slice], Tensor]) -> Tensor:
+        import torch
+
+        parts, start = [], 0
+        while start < count:
+            part = slice(start, min(start + self.batch, count))
+            try:
+                with torch.no_grad():
+                    parts.append(run(part))
+            except RuntimeError as error:
+                self.batch = halved(self.batch, error, "the VAE")
+                continue
+            start = part.stop
+        return torch.cat(parts)
+
+
+def halved(batch: int, error: RuntimeError, what: str) -> int:
+    """Half of ``batch`` after running out of memory; any other error, or a batch of one, is raised."""
+    import torch
+
+    if not _out_of_memory(error):
+        raise error
+    if batch <= 1:
+        raise EngineError(
+            f"{what} does not fit into the memory of this device even alone; close other programs, "
+            "use latentsync-1.5 (256 px), or --device cpu"
+        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    log.warning("out of memory; going on with %d at once in place of %d", batch // 2, batch)
+    return batch // 2
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # CUDA has a class for it, Metal and the CPU allocator only say so
+    text = str(error).lower()
+    return "out of memory" in text or "not enough memory" in text or "can't allocate" in text
+
+
+class LatentCache:
+    """What was encoded of a clip, so that a second voice, or a frame shown twice, costs nothing.
+
+    Bounded; the oldest go first. Keys are the pixels themselves, so nothing can be mistaken.
+    """
+
+    def __init__(self, limit: int = 512 << 20) -> None:
+        self.limit = limit
+        """Bytes."""
+        self.size = 0
+        self._rows: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def conditions(
+        self, crops: Sequence[np.ndarray], salt: str, make: Callable[[list[int]], Tensor]
+    ) -> Tensor:
+        """``(N, C, h, w)`` float32, one row a crop; ``make`` gives those that are not here yet.
+
+        ``salt``: whatever else the rows depend on.
+        """
+        import torch
+
+        keys = [
+            hashlib.blake2b(crop.tobytes(), key=salt.encode()[:64], digest_size=16).digest()
+            for crop in crops
+        ]
+        new = {key: i for i, key in enumerate(keys) if key not in self._rows}
+        made: dict[bytes, torch.Tensor] = {}
+        if new:
+            made = dict(zip(new, make(list(new.values())), strict=True))
+        rows = [made[key] if key in made else self._rows[key].float() for key in keys]
+        for key, row in made.items():
+            self._keep(key, row)
+        for key in keys:
+            if key in self._rows:
+                self._rows.move_to_end(key)
+        return torch.stack([row.cpu() for row in rows])
+
+    def _keep(self, key: bytes, row: Tensor) -> None:
+        held = row.detach().cpu().clone()
+        self._rows[key] = held
+        self.size += held.nbytes
+        while self.size > self.limit:
+            _, gone = self._rows.popitem(last=False)
+            self.size -= gone.nbytes

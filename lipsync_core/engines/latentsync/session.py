@@ -1,0 +1,240 @@
+"""One person speaking one voice through LatentSync, window after window."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ...audio.windows import window_steps
+from ..base import Rendered, Session
+from . import region
+from .presets import WINDOW, Preset
+from .sampler import denoise
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ...audio.whisper import Features
+    from ...models.unet3d import UNet3D
+    from ...types import FaceTrack
+    from .pictures import LatentCache, Pictures
+
+log = logging.getLogger("lipsync.latentsync")
+
+Silence = Literal["model", "close", "keep"]
+
+QUIET = 4.0
+"""Decades of power below the loudest moment of a voice: 40 dB down nobody is speaking."""
+SHORTEST = Fraction(1, 5)
+"""Seconds that a pause must last to count as silence."""
+EASE = 3
+"""Frames over which a mouth that is kept in silence comes and goes."""
+LEAP = 3
+"""Source frames; a larger step is a cut or a jump back, across which no window may look."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speech:
+    """What the engine heard: one row of ``steps`` for every output frame."""
+
+    features: Features
+    steps: np.ndarray
+    """``(T, 10)`` int64."""
+    times: np.ndarray
+    """``(T,)`` float64 seconds."""
+
+    def tokens(self, rows: Sequence[int]) -> Tensor:
+        """``(T, L, D)`` for these output frames."""
+        return self.features.tokens(self.steps[list(rows)])
+
+    def silent(self) -> np.ndarray:
+        """``(T,)`` bool: nobody speaks at this frame, nor for a while around it."""
+        quiet = self.features.levels < self.features.peak - QUIET
+        centres = self.steps[:, self.steps.shape[1] // 2 - 1]
+        edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
+        long = np.zeros_like(quiet)
+        for start, end in edges.reshape(-1, 2):
+            long[start:end] = end - start >= SHORTEST * 50
+        return long[centres]
+
+
+def hear(features: Features, times: Sequence[Fraction]) -> Speech:
+    """Steps of ``features`` for the moments ``times``."""
+    return Speech(
+        features=features,
+        steps=window_steps(times, features.step_count),
+        times=np.array([float(time) for time in times]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nets:
+    """Loaded networks on their device."""
+
+    unet: UNet3D
+    pictures: Pictures
+
+
+@dataclass
+class _Carried:
+    """The last frames drawn, by which the next ones go on."""
+
+    output: int
+    source: int
+    conditions: Tensor
+    tokens: Tensor
+    latents: Tensor
+
+
+class LatentSession(Session):
+    """Draws ``preset.call`` frames at a time in windows of sixteen."""
+
+    def __init__(
+        self,
+        nets: Nets,
+        speech: Speech,
+        track: FaceTrack,
+        preset: Preset,
+        *,
+        size: int,
+        seed: int,
+        cache: LatentCache,
+        strength: float = 1.0,
+        silence: Silence = "model",
+        batch: int = 1,
+    ) -> None:
+        import torch
+
+        self.mode = preset.name
+        self.window = preset.call
+        self.nets = nets
+        self.speech = speech
+        self.preset = preset
+        self.size = size
+        self.strength = strength
+        self.batch = batch
+        self._shots = track.shots
+        self._cache = cache
+        factor = nets.pictures.factor
+        # drawn on the CPU, so that every device begins with the same noise
+        draw = torch.Generator().manual_seed(seed)
+        self.noise = torch.randn(4, size // factor, size // factor, generator=draw)
+        self._mask = torch.from_numpy(region.hidden_latent(size, factor))[None]
+        self._carried: _Carried | None = None
+        self._kept = np.zeros(len(speech.steps), np.float32)
+        self._closed = np.zeros(len(speech.steps), bool)
+        if silence != "model":
+            silent = speech.silent()
+            if silence == "keep":
+                self._kept = _eased(silent)
+            else:
+                self._closed = silent
+
+    def render(self, crops: np.ndarray, sources: Sequence[int], outputs: Sequence[int]) -> Rendered:
+        """As ``Session.render``; crops come back as float32 0..255."""
+        count = len(crops)
+        if crops.shape[1:3] != (self.size, self.size):
+            raise ValueError(
+                f"crops of {crops.shape[1:3]} were given where {self.size} is the side"
+            )
+        masks = region.paint(self.size) * (1 - self._kept[list(outputs)])[:, None, None]
+        if not masks.any():
+            self._carried = None
+            return Rendered(crops=crops.astype(np.float32), masks=masks)
+        latents = self._draw(crops, sources, outputs)
+        pictures = self.nets.pictures.decode(latents[-count:])
+        drawn = ((pictures / 2 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1).cpu().numpy()
+        return Rendered(crops=drawn, masks=masks)
+
+    def _draw(self, crops: np.ndarray, sources: Sequence[int], outputs: Sequence[int]) -> Tensor:
+        import torch
+
+        conditions = self._conditions(crops)
+        tokens = self._tokens(outputs)
+        known = None
+        before = self._carried if self._continues(sources[0], outputs[0]) else None
+        if before is not None:
+            # enough of what is drawn already to blend, and to make a short rest a whole window
+            shared = max(self.preset.overlap, WINDOW - len(crops))
+            shared = min(shared, len(before.latents))
+            if shared:
+                known = before.latents[-shared:]
+                conditions = torch.cat([before.conditions[-shared:], conditions])
+                tokens = torch.cat([before.tokens[-shared:], tokens])
+        count = len(conditions)
+        # a stretch of less than a window is played to and fro until it is one
+        place = _to_and_fro(count, max(count, WINDOW))
+        latents, self.batch = denoise(
+            self.nets.unet,
+            conditions[place],
+            tokens[place],
+            self.noise,
+            self.preset,
+            strength=self.strength,
+            batch=self.batch,
+            known=known,
+        )
+        latents = latents[:count].cpu()
+        self._carried = _Carried(
+            output=outputs[-1],
+            source=sources[-1],
+            conditions=conditions[-WINDOW:],
+            tokens=tokens[-WINDOW:],
+            latents=latents[-WINDOW:],
+        )
+        return latents
+
+    def _continues(self, source: int, output: int) -> bool:
+        before = self._carried
+        return (
+            before is not None
+            and output == before.output + 1
+            and abs(source - before.source) <= LEAP
+            and self._shots[source] == self._shots[before.source]
+        )
+
+    def _tokens(self, outputs: Sequence[int]) -> Tensor:
+        tokens = self.speech.tokens(outputs)
+        closed = self._closed[list(outputs)]
+        if closed.any():
+            tokens = tokens.clone()
+            tokens[closed] = self.speech.features.silence().to(tokens)
+        return tokens
+
+    def _conditions(self, crops: np.ndarray) -> Tensor:
+        """``(T, 9, h, w)``: mask, latent of what is not hidden, latent of the whole crop."""
+        import torch
+
+        def make(rows: list[int]) -> torch.Tensor:
+            pictures = torch.from_numpy(crops[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            seen = pictures * torch.from_numpy(~region.hidden(self.size))
+            latents = self.nets.pictures.encode(torch.cat([seen, pictures]))
+            return torch.cat(latents.chunk(2), dim=1)
+
+        salt = f"{self.nets.pictures.tiny} {self.nets.pictures.dtype}"
+        latents = self._cache.conditions(list(crops), salt, make)
+        return torch.cat([self._mask.expand(len(crops), -1, -1, -1), latents], dim=1)
+
+
+def _to_and_fro(count: int, length: int) -> list[int]:
+    """``length`` indices into ``count`` frames: forward, back, forward, the ends once each."""
+    if count == 1:
+        return [0] * length
+    turn = [*range(count), *range(count - 2, 0, -1)]
+    return [turn[i % len(turn)] for i in range(length)]
+
+
+def _eased(silent: np.ndarray) -> np.ndarray:
+    """``(T,)`` float32: 1 inside of silence, rising and falling within it over ``EASE`` frames."""
+    padded = np.concatenate([np.ones(EASE), silent, np.ones(EASE)])
+    depth = np.min([padded[k : k + len(silent)] for k in range(2 * EASE + 1)], axis=0)
+    # a moving average of the shrunk stretch stays inside of the stretch
+    inner = np.concatenate([np.ones(EASE), depth, np.ones(EASE)])
+    mean = np.convolve(inner, np.ones(2 * EASE + 1) / (2 * EASE + 1), mode="valid")
+    return np.where(silent, mean, 0).astype(np.float32)
