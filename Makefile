@@ -14,6 +14,7 @@ endif
 .PHONY: demo test lint benchmarks clean
 
 demo: $(VENV)/.core
+	mkdir -p out
 	$(BIN)/lipsync demo -o out/demo.mp4 --overwrite
 
 test: $(VENV)/.tests
