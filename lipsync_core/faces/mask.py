@@ -57,7 +57,7 @@ def _grid(template: Template) -> tuple[np.ndarray, np.ndarray]:
     Template fractions times size are pixel-centre coordinates.
     """
     steps = np.arange(template.size, dtype=np.float64)
-    x = (steps - template.mouth[0] * template.size) / template.unit
+    x = (steps - template.mouth[0] * template.size) / (template.unit * template.stretch)
     y = (steps - template.mouth[1] * template.size) / template.unit
     return x[None, :], y[:, None]
 

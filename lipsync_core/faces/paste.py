@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .align import _bounds, _softened, scale_of, translated
+from .align import SOFTENED, bounds_of, resampling, scale_of, softened, translated
 
 if TYPE_CHECKING:
     from ..types import Picture
@@ -41,7 +41,7 @@ def paste(
         return _nothing()
     left, top, right, bottom = box
     corners = np.array([[left, top], [right, top], [left, bottom], [right, bottom]], np.float64)
-    x0, y0, x1, y1 = _bounds(matrix, corners, picture.size, 1.0)
+    x0, y0, x1, y1 = bounds_of(matrix, corners, picture.size, 1.0)
     if x1 <= x0 or y1 <= y0:
         return _nothing()
     # One pixel more than the mask needs, so that interpolation never meets the cut edge.
@@ -51,8 +51,9 @@ def paste(
     inner[:, 2] -= (columns.start, rows.start)
     size = (x1 - x0, y1 - y0)
     enlarged = scale_of(matrix)
-    painted = _warped(crop[rows, columns], inner, size, enlarged, cv2.BORDER_REPLICATE)
-    alpha = _warped(mask[rows, columns], inner, size, enlarged, cv2.BORDER_CONSTANT)
+    painted = _warped(crop[rows, columns], inner, size, enlarged, resampling(enlarged))
+    # Linear: a cubic mask would overshoot beyond its own edge.
+    alpha = _warped(mask[rows, columns], inner, size, enlarged, cv2.INTER_LINEAR)
     source = picture.region(x0, y0, x1, y1).astype(np.float32)
     if match_colour:
         painted += _light(source, painted, alpha)
@@ -87,19 +88,15 @@ def _support(mask: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def _warped(
-    plane: np.ndarray, matrix: np.ndarray, size: tuple[int, int], shrink: float, border: int
+    plane: np.ndarray, matrix: np.ndarray, size: tuple[int, int], shrink: float, flags: int
 ) -> np.ndarray:
     """``plane`` seen from the source: float32. ``matrix`` takes source px to plane px."""
+    border = cv2.BORDER_CONSTANT if plane.ndim == 2 else cv2.BORDER_REPLICATE
     inverse = cv2.invertAffineTransform(matrix)
-    if shrink > 1.15:
-        plane, inverse = _softened(plane, inverse, shrink)
-    return cv2.warpAffine(
-        np.ascontiguousarray(plane, np.float32),
-        inverse,
-        size,
-        flags=cv2.INTER_LINEAR,
-        borderMode=border,
-    )
+    if shrink > SOFTENED:
+        plane, inverse = softened(plane, inverse, shrink)
+    plane = np.ascontiguousarray(plane, np.float32)
+    return cv2.warpAffine(plane, inverse, size, flags=flags, borderMode=border)
 
 
 def _light(source: np.ndarray, painted: np.ndarray, alpha: np.ndarray) -> np.ndarray:
