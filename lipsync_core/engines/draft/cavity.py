@@ -80,8 +80,8 @@ class Cavity:
         hue = 0.6 * lip / max(float(lip.mean()), 1) + 0.4 * skin / max(float(skin.mean()), 1)
         hue = hue * np.array([1.12, 0.92, 0.94], np.float32)
         deep = 0.36 * float(lips.dark.mean()) + 0.07 * float(lip.mean())
-        self._dark = (deep * np.clip(hue, 0.55, 1.6)).astype(np.float32)
-        self._tongue = (0.62 * float(lip.mean()) * np.clip(hue, 0.7, 1.45)).astype(np.float32)
+        self._dark = (deep * np.clip(hue, 0.35, 1.6)).astype(np.float32)
+        self._tongue = (0.62 * float(lip.mean()) * np.clip(hue, 0.45, 1.45)).astype(np.float32)
         # In the shade of the lips teeth are about as bright as the skin around, and far less red.
         pale = 0.62 * light * np.array([1.0, 0.95, 0.84], np.float32) + 0.38 * skin
         self._teeth = (pale * (1.12 * skin.mean() / max(float(pale.mean()), 1))).astype(np.float32)
@@ -150,7 +150,7 @@ class Cavity:
         )
         alpha = inside * smooth_step(g / (0.02 * unit + soft))
         # Where the picture shows its own inside, that stays; below it begins what was hidden.
-        parted = smooth_step((g0 - 0.01 * unit) / (0.02 * unit))
+        parted = ease((lips.gap / unit - 0.01) / 0.02)
         more = smooth_step(np.clip(g - g0, 0, None) / (0.05 * unit))
         keep = smooth_step((l0[a:b] + 0.01 * unit - y) / (0.04 * unit))
         alpha = alpha * (1 - parted * (1 - more * (1 - keep)))

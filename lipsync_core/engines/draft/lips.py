@@ -311,51 +311,65 @@ def _inner_edges(
     around = light[rows, columns][red[rows, columns] > 0.6]
     lip_light = float(np.quantile(around, 0.6)) if around.size else float(np.median(light))
     dark = smooth_step((lip_light - 3 - light) / 10) * smooth_step((full - 0.3) / 0.3)
+    # A shaded or painted upper lip is dark as well, but keeps its colour.
+    colour = np.hypot(lab[:, :, 1], lab[:, :, 2])
+    colour = cv2.GaussianBlur(colour, (0, 0), 1.0)
+    lip_colour = colour[rows, columns][red[rows, columns] > 0.6]
+    typical = float(np.median(lip_colour)) if lip_colour.size else float(np.median(colour))
+    dark = dark * (1 - smooth_step((colour / max(typical, 1) - 0.88) / 0.25))
     foreign = np.maximum(dark, pale) * 2 - 1
     sure = min(1.0, contrast / 12)
     lips = smooth_step((red - 0.2) / 0.4) * 2 - 1
     total = np.concatenate([np.zeros((1, width)), np.cumsum(foreign * sure, 0)]).astype(np.float32)
     band = np.concatenate([np.zeros((1, width)), np.cumsum(lips * sure, 0)]).astype(np.float32)
-    xn = (columns - middle) / half
-    arch = (1 - np.abs(xn) ** 2.2) ** 0.7
-    ends = np.interp([left + 2, right - 2], np.arange(width), line)
-    base = ends.mean() + (ends[1] - ends[0]) / 2 * xn
-    heights = np.arange(-0.15, 0.42, 0.01) * WORK_UNIT
     rims = 0.04 * WORK_UNIT, 0.06 * WORK_UNIT
 
     def at(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
         rows = np.clip(np.round(rows).astype(int), 0, height)
         return table[rows, columns]
 
-    edge = base + heights[:, None] * arch
-    area = at(total, edge).sum(1)
-    above = (at(band, edge) - at(band, edge - rims[0])).mean(1) / rims[0]
-    below = (at(band, edge + rims[1]) - at(band, edge)).mean(1) / rims[1]
-    # Skin is as pale as teeth: without lip on both sides there is no opening, however large.
-    framed = (above[:, None] > -0.3 * sure) & (below[None, :] > 0.1 * sure)
-    bands = rims[0] * above[:, None] + rims[1] * below[None, :]
-    score = (area[None, :] - area[:, None]) + 1.5 * len(columns) * bands
-    score = np.where(framed, score, -np.inf)
-    gap = heights[None, :] - heights[:, None]
-    # A shut mouth explains a thin dark line as well; parting the lips must pay for itself.
-    score = np.where((gap >= 0) & (gap < 0.45 * WORK_UNIT), score, -np.inf)
-    i, j = np.unravel_index(int(np.argmax(score)), score.shape)
-    cheap = np.diag(score).max() + 0.012 * WORK_UNIT * len(columns)
-    if not np.isfinite(score[i, j]) or score[i, j] <= cheap or gap[i, j] < 0.035 * WORK_UNIT:
-        return closed
+    def parted(base: np.ndarray, arch: np.ndarray, heights: np.ndarray) -> tuple[float, int, int]:
+        """How much better than shut lips two arches over ``base`` explain the picture, and which."""
+        edge = base[columns] + heights[:, None] * arch[columns]
+        area = at(total, edge).sum(1)
+        above = (at(band, edge) - at(band, edge - rims[0])).mean(1) / rims[0]
+        below = (at(band, edge + rims[1]) - at(band, edge)).mean(1) / rims[1]
+        # Skin is as pale as teeth: without lip on both sides there is no opening, however large.
+        framed = (above[:, None] > -0.3 * sure) & (below[None, :] > 0.1 * sure)
+        bands = rims[0] * above[:, None] + rims[1] * below[None, :]
+        score = (area[None, :] - area[:, None]) + 1.5 * len(columns) * bands
+        gap = heights[None, :] - heights[:, None]
+        score = np.where(framed & (gap >= 0) & (gap < 0.45 * WORK_UNIT), score, -np.inf)
+        i, j = np.unravel_index(int(np.argmax(score)), score.shape)
+        # A shut mouth explains a thin dark line as well; parting the lips must pay for itself.
+        cheap = max(float(np.diag(score).max()), 0.0) + 0.007 * WORK_UNIT * len(columns)
+        if gap[i, j] < 0.035 * WORK_UNIT:
+            return 0.0, 0, 0
+        return float(score[i, j]) - cheap, int(i), int(j)
+
     every = np.clip((np.arange(width) - middle) / half, -1, 1)
-    profile = (1 - np.abs(every) ** 2.2) ** 0.7
-    level = ends.mean() + (ends[1] - ends[0]) / 2 * every
-    centre = level + (heights[i] + heights[j]) / 2 * profile
-    reach = np.abs(every) < 0.6
-    rows = np.clip(np.round(centre[reach]).astype(int), 0, height - 1)
+    ends = np.interp([left + 2, right - 2], np.arange(width), line)
+    straight = ends.mean() + (ends[1] - ends[0]) / 2 * every
+    wide = (1 - np.abs(every) ** 2.2) ** 0.7
+    narrow = np.clip(1 - (every / 0.7) ** 2, 0, 1) ** 0.8
+    options = []
+    every_height = np.arange(-0.15, 0.42, 0.01) * WORK_UNIT
+    small_height = np.arange(-0.08, 0.11, 0.01) * WORK_UNIT
+    for base, arch, heights in (
+        (straight, wide, every_height),
+        (line, wide, every_height),
+        (line, narrow, small_height),
+    ):
+        gain, i, j = parted(base, arch, heights)
+        options.append((gain, base + heights[i] * arch, base + heights[j] * arch))
+    gain, upper, lower = max(options, key=lambda option: option[0])
+    if gain <= 0:
+        return closed
+    reach = (np.abs(every) < 0.6) & (lower - upper > 2)
+    rows = np.clip(np.round((upper + lower)[reach] / 2).astype(int), 0, height - 1)
     seen = float(np.median(lab[rows, np.flatnonzero(reach), 0]))
     teeth = float(np.clip((seen - 0.75 * lip_light) / (0.35 * lip_light), 0, 1))
-    return (
-        (level + heights[i] * profile).astype(np.float32),
-        (level + heights[j] * profile).astype(np.float32),
-        teeth,
-    )
+    return upper.astype(np.float32), lower.astype(np.float32), teeth
 
 
 def _thickness(
