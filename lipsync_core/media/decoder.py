@@ -34,6 +34,20 @@ DECODER_THREADS = 8
 
 _IMAGE_FORMATS = {"image2", "gif", "apng", "webp", "webp_anim", "ico", "jpegxl_anim"}
 _IMAGE_SUFFIXES = {".avif", ".heic", ".heif"}
+_PHOTO_SUFFIXES = {
+    ".bmp",
+    ".exr",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".jxl",
+    ".png",
+    ".psd",
+    ".tga",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
 _NOT_MEDIA = {"tty", "concat", "lavfi", "hls", "dash", "sdp", "rtsp", "ffmetadata"}
 """Demuxers that draw text files as pictures, or open other files that a play list names."""
 # EXIF orientation to clockwise quarter turns after mirroring left to right.
@@ -135,8 +149,11 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     import av
 
     file = check_file(path)
-    # A codec that allocates before we see the size is held to the same limit.
-    options = {"max_pixels": str(LARGEST_AREA)}
+    options = {}
+    if file.suffix.lower() in _PHOTO_SUFFIXES:
+        # libav decodes these to learn their size, so they are held to the limit even there. Not
+        # for all files: PyAV before 14 crashes if MPEG programme streams are given options.
+        options["max_pixels"] = str(LARGEST_AREA)
     if "%" in file.name:
         options["pattern_type"] = "none"
     try:
@@ -161,9 +178,7 @@ def _reason(error: BaseException) -> str:
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     for stream in container.streams.video:
-        disposition = int(getattr(stream, "disposition", 0) or 0)
-        attached = 0x0400
-        if not disposition & attached:
+        if not _is_cover(stream, container):
             break
     else:
         kinds = sorted({stream.type for stream in container.streams})
@@ -173,6 +188,17 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     if context is None:
         raise MediaError(f"{path}: no decoder for its video stream in this build of PyAV")
     return stream
+
+
+def _is_cover(stream: VideoStream, container: InputContainer) -> bool:
+    """Whether this is the picture on the cover of a piece of music."""
+    disposition = getattr(stream, "disposition", None)
+    if disposition is not None:
+        attached_pic = 0x0400
+        return bool(int(disposition) & attached_pic)
+    # PyAV before 14 does not tell; a cover is a photo that has no rate.
+    photo = stream.codec_context is not None and stream.codec_context.name in ("mjpeg", "png")
+    return photo and bool(container.streams.audio) and not stream.average_rate
 
 
 def _check_size(path: Path, width: int, height: int) -> None:

@@ -342,9 +342,12 @@ def region(video: av.VideoFrame, view: Look, x0: int, y0: int, x1: int, y1: int)
     inside = _inner(planes(video, view.kind), view, left, top, right, bottom)
     if (left, top, right, bottom) == (x0, y0, x1, y1):
         return inside
-    columns = np.clip(np.arange(x0, x1), 0, width - 1) - left
-    rows = np.clip(np.arange(y0, y1), 0, height - 1) - top
-    return np.ascontiguousarray(inside[rows][:, columns])
+    # A box that lies wholly outside is first widened to touch the picture.
+    first_x, first_y = min(x0, left), min(y0, top)
+    sides = (top - first_y, max(y1, bottom) - bottom, left - first_x, max(x1, right) - right)
+    around = cv2.copyMakeBorder(inside, *sides, cv2.BORDER_REPLICATE)
+    around = around[y0 - first_y : y1 - first_y, x0 - first_x : x1 - first_x]
+    return np.ascontiguousarray(around)
 
 
 def _eight(plane: np.ndarray, kind: Layout, full: bool) -> np.ndarray:

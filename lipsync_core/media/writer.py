@@ -56,6 +56,7 @@ KEPT_METADATA = (
     "show",
     "track",
 )
+_BT709, _BT601 = 1, 5
 _FLAGS_INTERLACED = "+ildct+ilme"
 
 
@@ -268,10 +269,9 @@ class Writer:
         return self._reformatter.reformat(
             video,
             format=encoding.pixel_format,
-            src_colorspace=_SWS_MATRIX.get(frame.look.colorspace, 5),
-            dst_colorspace=_SWS_MATRIX.get(encoding.colorspace, 5)
-            if frame.look.kind.is_rgb
-            else _SWS_MATRIX.get(frame.look.colorspace, 5),
+            # Between YUV formats the matrix stays; its number only has to be the same twice.
+            src_colorspace=_BT601,
+            dst_colorspace=encoding.colorspace if frame.look.kind.is_rgb else _BT601,
             src_color_range=2 if frame.look.full else 1,
             dst_color_range=2 if encoding.full else 1,
         )
@@ -346,10 +346,6 @@ class Writer:
         )
 
 
-_SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-"""swscale's numbers of colour matrices by those of H.273."""
-
-
 def check_output(
     path: str | os.PathLike[str],
     *,
@@ -417,7 +413,7 @@ def choose_encoding(
     full = view.full if not view.kind.is_rgb and view.kind.kind != "gray" else target.is_rgb
     primaries, transfer = clip.color_primaries, clip.color_trc
     if view.kind.is_rgb and not target.is_rgb:
-        colorspace, primaries, transfer = 1, 1, 1
+        colorspace = primaries = transfer = _BT709
     elif clip.is_still:
         colorspace = view.colorspace
     else:

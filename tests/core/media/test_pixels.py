@@ -61,9 +61,9 @@ def frame(name: str, width: int = 96, height: int = 64, *, colorspace=1, full=Fa
     elif name != "rgb24":
         video = video.reformat(
             format=name,
-            dst_colorspace=colorspace,
             dst_color_range=2 if full else 1,
             interpolation="AREA",
+            **({} if pixels.layout(name).is_rgb else {"dst_colorspace": colorspace}),
         )
     view = pixels.look(name, colorspace, 2 if full else 1, height, False)
     return Frame(video, view, index=3, time=Fraction(3, 25), duration=Fraction(1, 25))
@@ -87,8 +87,10 @@ def test_region_is_the_picture(name, full):
     assert (away == got.rgb()[-1, 0]).all()
 
 
-@pytest.mark.parametrize("colorspace", [1, 5, 6, 7, 9])
+@pytest.mark.parametrize("colorspace", [1, 4, 5, 7, 9])
 def test_matrices(colorspace):
+    if colorspace == 9 and int(av.__version__.split(".")[0]) < 15:
+        pytest.skip("this PyAV cannot make BT.2020")
     got = frame("yuv444p", colorspace=colorspace)
     assert np.abs(got.rgb() - colours(96, 64).astype(int)).max() <= 3
 
@@ -136,7 +138,7 @@ def test_painting_changes_what_is_masked_and_nothing_else(name, size):
         assert same[~covered].all()
         if kind.alpha and kind.kind != "packed" and at == 3:
             assert same.all()
-        elif not (kind.kind == "packed"):
+        elif kind.kind != "packed":
             assert not same[covered].all()
     if kind.kind == "packed" and kind.alpha:
         letter = kind.order.index("a")

@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import cv2
@@ -111,7 +112,7 @@ def test_variable_rate_and_start_are_exact(tmp_path, media):
     frames = list(reader)
     exact = [Fraction(tick - ticks[0], 90000) for tick in ticks]
     assert [frame.time for frame in frames] == exact
-    assert [f.duration for f in frames[:-1]] == [b - a for a, b in zip(exact, exact[1:])]
+    assert [f.duration for f in frames[:-1]] == [b - a for a, b in pairwise(exact)]
     assert media.numbers(frames) == list(range(30))
     edges = reader.edges
     assert [edge * reader.clip.time_base for edge in edges[:-1]] == exact

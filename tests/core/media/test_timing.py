@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_variable_rate():
         assert timing.frame_showing(middle, times) == index
     assert timing.frame_showing(Fraction(-1), times) == 0
     border = 0
-    for first, second in zip(times, times[1:]):
+    for first, second in pairwise(times):
         start, stop = timing.span(first, second, 44100)
         assert start == border
         border = stop
