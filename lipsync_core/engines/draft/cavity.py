@@ -78,12 +78,15 @@ class Cavity:
         # As dark as this picture gets (nostrils, lip line); what light comes in is red, not as red as
         # painted lips.
         hue = 0.6 * lip / max(float(lip.mean()), 1) + 0.4 * skin / max(float(skin.mean()), 1)
-        hue = hue * np.array([1.12, 0.92, 0.94], np.float32)
+        # Grey pictures stay grey.
+        colourful = ease(float(np.ptp(skin)) / max(float(skin.max()), 1) / 0.12)
+        hue = hue * (1 + colourful * np.array([0.12, -0.08, -0.06], np.float32))
         deep = 0.36 * float(lips.dark.mean()) + 0.07 * float(lip.mean())
         self._dark = (deep * np.clip(hue, 0.35, 1.6)).astype(np.float32)
         self._tongue = (0.62 * float(lip.mean()) * np.clip(hue, 0.45, 1.45)).astype(np.float32)
         # In the shade of the lips teeth are about as bright as the skin around, and far less red.
-        pale = 0.62 * light * np.array([1.0, 0.95, 0.84], np.float32) + 0.38 * skin
+        warm = 1 - colourful * np.array([0.0, 0.05, 0.16], np.float32)
+        pale = 0.62 * light * warm + 0.38 * skin
         self._teeth = (pale * (1.12 * skin.mean() / max(float(pale.mean()), 1))).astype(np.float32)
         self._drawn_teeth = 1 - ease((lips.gap / unit - 0.03) / 0.04)
 
@@ -165,7 +168,8 @@ class Cavity:
         # Lips turn inwards at their border and lose light there.
         fresh = smooth_step((g - g0) / (0.08 * unit))
         outside = np.maximum(np.maximum(up - y, y - down), 0)
-        box *= (1 - 0.25 * fresh * np.exp(-outside / (0.02 * unit)))[:, :, None]
+        rim = 0.25 * fresh * (1 - inside) * np.exp(-outside / (0.02 * unit))
+        box *= (1 - rim)[:, :, None]
         box += alpha[:, :, None] * (colour - box)
         seal(region, bend, curves, blur=self.blur)
 

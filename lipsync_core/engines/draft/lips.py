@@ -176,7 +176,10 @@ def _redness(
     )
     skin = np.median(features[ring], axis=0)
     inside = features[mouth]
-    score = inside[:, 1] - 0.25 * np.abs(inside[:, 0] - skin[0])
+    darker = skin[0] - inside[:, 0]
+    # Without colour (a grey photograph) lips are what is a little darker than skin.
+    grey = float(np.clip(1 - inside[:, 1].std() / 2, 0, 1))
+    score = inside[:, 1] - 0.25 * (1 - grey) * np.abs(darker) + grey * np.minimum(darker, 10)
     lip = np.median(inside[score >= np.quantile(score, 0.7)], axis=0)
     axis = lip - skin
     contrast = float(np.linalg.norm(axis))
@@ -264,11 +267,12 @@ def _corners(
     def end(direction: int) -> float:
         expected = middle[0] + direction * half
         x = middle[0] + direction * (half - 0.22 * WORK_UNIT)
-        last = expected + direction * 0.12 * WORK_UNIT
+        last = expected + direction * 0.16 * WORK_UNIT
         while (last - x) * direction > 0 and evidence[int(np.clip(round(x), 0, width - 1))] > limit:
             x += direction
         # The detector's own corner keeps a vote: evidence is noisy in beards and blur.
-        return 0.75 * x + 0.25 * expected
+        trust = 0.9 if (x - expected) * direction > 0 else 0.75
+        return trust * x + (1 - trust) * expected
 
     return float(end(-1)), float(end(1))
 
@@ -317,6 +321,9 @@ def _inner_edges(
     lip_colour = colour[rows, columns][red[rows, columns] > 0.6]
     typical = float(np.median(lip_colour)) if lip_colour.size else float(np.median(colour))
     dark = dark * (1 - smooth_step((colour / max(typical, 1) - 0.88) / 0.25))
+    if typical < 2:
+        # A grey photograph: nothing tells teeth from skin, or a gap from lips.
+        return closed
     foreign = np.maximum(dark, pale) * 2 - 1
     sure = min(1.0, contrast / 12)
     lips = smooth_step((red - 0.2) / 0.4) * 2 - 1

@@ -178,3 +178,26 @@ def test_wild_shapes_stay_pictures() -> None:
     for _ in range(20):
         crop, _ = w.render(rng.uniform(-0.2, 1.3, 6))
         assert crop.std() > 5
+
+
+def test_a_grey_photograph_stays_grey() -> None:
+    crop, points = smiling(192)
+    grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2)
+    shown = warp.Warper(grey, lips.find(grey, points)).render(AH)[0]
+    assert np.ptp(shown.astype(int), axis=-1).max() <= 12
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("shift", [0, 30, -40])
+def test_a_picture_without_a_face_does_no_harm(level: int, shift: int) -> None:
+    """A detector may be wrong, and a face may hang out of the crop."""
+    crop = np.full((128, 128, 3), level, np.uint8)
+    points = drawn(128)[1] + shift
+    mouth = lips.find(crop, points)
+    w = warp.Warper(crop, mouth)
+    for shape in (CLOSED, AH, np.ones(6)):
+        shown, mask = w.render(shape)
+        assert shown.shape == crop.shape
+        assert np.isfinite(mask).all()
+    warp.nudge(crop, mouth, open_delta=0.1, wide_delta=-1, press=1)
+    lips.Tracker(crop, mouth).see(crop)
