@@ -13,6 +13,12 @@ from ...faces.templates import Template
 PATCH_BOX = (-0.85, -0.55, 0.85, 0.95)
 """Left, top, right, bottom of a lower face about the middle of the mouth, in units of the template."""
 
+_SHARPEN = 0.04
+_CRISP = np.float32(
+    [[0, -_SHARPEN, 0], [-_SHARPEN, 1 + 4 * _SHARPEN, -_SHARPEN], [0, -_SHARPEN, 0]]
+)
+"""Gives back what a donor loses on its way through two interpolations (14 % of its Laplacian)."""
+
 _WORK_UNIT = 38.0
 """Eye-mouth distance in pixels at which flow and light are compared: lips blur away, cheeks stay."""
 
@@ -81,7 +87,7 @@ class Adapter:
         x = cv2.resize(self.region.x, self._small, interpolation=cv2.INTER_AREA)
         y = cv2.resize(self.region.y, self._small, interpolation=cv2.INTER_AREA)
         # Nose and cheeks tell the pose; the chin moves with the mouth and would squeeze it.
-        outer = ellipse(x, y, across=0.85, up=0.55, down=0.85, feather=0.15)
+        outer = ellipse(x, y, across=0.85, up=0.55, down=0.50, feather=0.15)
         inner = ellipse(x, y, across=0.62, up=0.30, down=1.60, feather=0.25)
         self._ring = (outer * (1.0 - inner) + np.float32(0.003)).astype(np.float32)
         # Smooth fields need half the pixels again: large blurs are what costs.
@@ -161,9 +167,10 @@ class Adapter:
             donor,
             cv2.resize(map_x, (w, h), interpolation=cv2.INTER_LINEAR),
             cv2.resize(map_y, (w, h), interpolation=cv2.INTER_LINEAR),
-            cv2.INTER_LINEAR,
+            cv2.INTER_CUBIC,
             borderMode=cv2.BORDER_REPLICATE,
         )
+        drawn = cv2.filter2D(drawn, -1, _CRISP, borderType=cv2.BORDER_REPLICATE)
         gain = cv2.resize(gain, (w, h), interpolation=cv2.INTER_LINEAR)
         drawn = cv2.multiply(drawn, gain, dtype=cv2.CV_8U)
         return drawn, cv2.GaussianBlur(apart, (0, 0), 0.05 * self._unit)

@@ -16,10 +16,15 @@ BUDGET = 56 * 2**20
 """Bytes of donor pictures kept for one person, whatever the length of the clip."""
 _LARGEST_UNIT = 150
 """Eye-mouth distance in pixels of the largest donor picture (256 x 226)."""
+_GROWN = 1.6
+"""A face so many times larger than the donors kept starts a new collection."""
 _RUN = 8
 """Donors are kept and dropped in runs of this many frames, so that neighbours stay neighbours."""
 _BINS = np.float32((0.04, 0.05, 0.05, 0.06, 0.06))
 """Steps of opening, width, gap, yaw and pitch within which two frames count as the same mouth."""
+
+_FRAME, _REFERENCE, _VALUES, _POINTS = 0, 1, slice(2, 6), slice(6, 16)
+"""Columns of what is noted of every frame: 64 bytes."""
 
 
 class DraftStudy:
@@ -33,59 +38,61 @@ class DraftStudy:
         self._gauge = Gauge()
         self._unit = 0
         self._patches = np.empty((0, _RUN, 0, 0, 3), np.uint8)
-        self._rows: list[_Seen] = []
+        self._seen = np.empty((256, 16), np.float32)
+        self._count = 0
         self._slots: list[list[int]] = []
         self._open_slot = -1
         self._last = -2
-        self._dropped = 0
 
     def see(self, picture: Picture, points: np.ndarray) -> None:
         """Measures one frame and keeps its lower face for now. ``points``: ``(5, 2)``."""
         points = np.asarray(points, np.float32)
-        if not self._unit:
-            self._unit = int(np.clip(round(_unit_of(points)), 16, _LARGEST_UNIT))
-            w, h = patch_size(self._unit)
-            count = max(self._budget // (w * h * 3 * _RUN), 4)
-            self._patches = np.empty((count, _RUN, h, w, 3), np.uint8)
+        unit = int(np.clip(round(_unit_of(points)), 16, _LARGEST_UNIT))
+        if unit > _GROWN * self._unit:
+            self._begin(unit)
         patch = _cut(picture, points, self._unit)
         pose = pose_of(points)
         reading = self._gauge.read(view_of(patch, self._unit), pose)
-        self._rows.append(
-            _Seen(
-                frame=picture.index,
-                reference=reading.reference,
-                values=np.float32((reading.opening, reading.width, reading.gap, reading.sharp)),
-                points=points,
-            )
+        if self._count == len(self._seen):
+            self._seen = np.concatenate([self._seen, np.empty_like(self._seen)])
+        self._seen[self._count, _FRAME] = picture.index
+        self._seen[self._count, _REFERENCE] = reading.reference
+        self._seen[self._count, _VALUES] = (
+            reading.opening,
+            reading.width,
+            reading.gap,
+            reading.sharp,
         )
-        self._keep(patch, len(self._rows) - 1)
+        self._seen[self._count, _POINTS] = points.reshape(-1)
+        self._count += 1
+        self._keep(patch, self._count - 1)
+
+    def _begin(self, unit: int) -> None:
+        """Room for patches of this size; smaller ones kept so far would be blurred beside them."""
+        w, h = patch_size(unit)
+        count = max(self._budget // (w * h * 3 * _RUN), 4)
+        self._unit, self._patches = unit, np.empty((count, _RUN, h, w, 3), np.uint8)
+        self._slots, self._open_slot = [], -1
 
     def state(self) -> dict[str, np.ndarray]:
         """Scalars of every frame seen and the donors kept, as named arrays."""
-        zeros = self._gauge.zeros()
-        count = len(self._rows)
-        values = np.zeros((count, 4), np.float32)
-        points = np.zeros((count, 5, 2), np.float32)
-        frames = np.zeros(count, np.int32)
-        for number, row in enumerate(self._rows):
-            frames[number], points[number], values[number] = row.frame, row.points, row.values
-            values[number, :2] += zeros[row.reference]
+        seen = self._seen[: self._count]
         w, h = patch_size(self._unit)
-        patches = self._patches[: len(self._slots)].reshape(-1, h, w, 3)
+        patches = self._patches[: len(self._slots)].reshape(len(self._slots) * _RUN, h, w, 3)
         owners = np.full(len(self._slots) * _RUN, -1, np.int32)
         for slot, rows in enumerate(self._slots):
             owners[slot * _RUN : slot * _RUN + len(rows)] = rows
         return {
             "unit": np.array([self._unit], np.int32),
-            "frames": frames,
-            "points": points,
-            "values": values,
+            "frames": seen[:, _FRAME].astype(np.int32),
+            "points": seen[:, _POINTS].reshape(-1, 5, 2).copy(),
+            "values": self._values(np.arange(self._count)),
             "owners": owners,
             "patches": patches,
         }
 
     def _keep(self, patch: np.ndarray, row: int) -> None:
-        frame = self._rows[row].frame
+        frame = int(self._seen[row, _FRAME])
         slot = self._open_slot
         if slot < 0 or len(self._slots[slot]) == _RUN or frame != self._last + 1:
             if len(self._slots) < len(self._patches):
@@ -94,7 +101,6 @@ class DraftStudy:
             else:
                 slot = self._least()
                 self._slots[slot] = []
-                self._dropped += 1
             self._open_slot = slot
         self._patches[slot, len(self._slots[slot])] = patch
         self._slots[slot].append(row)
@@ -102,28 +108,20 @@ class DraftStudy:
 
     def _least(self) -> int:
         """The run whose mouths are best covered by the others."""
-        zeros = self._gauge.zeros()
-        keys, slots = [], []
-        for slot, rows in enumerate(self._slots):
-            for row in rows:
-                seen = self._rows[row]
-                opening, width = seen.values[:2] + zeros[seen.reference]
-                gap = seen.values[2]
-                pose = pose_of(seen.points)
-                keys.append(np.floor(np.float32((opening, width, gap, pose[0], pose[1])) / _BINS))
-                slots.append(slot)
-        _, kind, count = np.unique(np.stack(keys), axis=0, return_inverse=True, return_counts=True)
+        rows = np.concatenate([np.array(rows, np.int64) for rows in self._slots])
+        slots = np.repeat(np.arange(len(self._slots)), [len(rows) for rows in self._slots])
+        mouths = self._values(rows)[:, :3]
+        poses = pose_of(self._seen[rows, _POINTS].reshape(-1, 5, 2))[:, :2]
+        keys = np.floor(np.column_stack([mouths, poses]) / _BINS)
+        _, kind, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
         worth = np.bincount(slots, 1.0 / count[kind.reshape(-1)], minlength=len(self._slots))
-        lengths = np.array([max(len(rows), 1) for rows in self._slots])
-        return int(np.argmin(worth + 0.2 * (lengths == _RUN)))
+        return int(np.argmin(worth))
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    frame: int
-    reference: int
-    values: np.ndarray
-    points: np.ndarray
+    def _values(self, rows: np.ndarray) -> np.ndarray:
+        """Opening, width, gap and detail of some frames, opening and width on one common zero."""
+        values = self._seen[rows, _VALUES].copy()
+        values[:, :2] += self._gauge.zeros()[self._seen[rows, _REFERENCE].astype(np.int64)]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,5 +228,5 @@ def _cut(picture: Picture, points: np.ndarray, unit: int) -> np.ndarray:
         matrix[:, 0] /= fx
         matrix[:, 1] /= fy
     return cv2.warpAffine(
-        source, matrix, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        source, matrix, (w, h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )

@@ -24,6 +24,8 @@ _MORPH = 0.33
 """Share of the other side in the two frames at a join."""
 _GAP = 1.6
 """Gap between the lips gained where the flow of the jaw says one (meshes of nine clips: 1.3-2.1)."""
+_SEAM = 0.05
+"""Gap in units that colour does not see: a dark line between two reds."""
 _NEW_POSE = 0.10
 """Pose distance after which a mouth is measured anew."""
 _FADE = 7
@@ -193,11 +195,17 @@ class UnitSession(Session):
         elif after is not None and not self._joined(donor, after):
             other = self._previous(after)
         adapter = self._wardrobe.adapter
-        if other is not None:
+        if other is not None and not self._spoils(other, donor, row):
             second, apart_second = self._mouth(other, row, current)
             picture = morph(picture, second, _MORPH, adapter.region.unit)
             apart = np.maximum(apart, apart_second)
         return picture, adapter.mask(apart)
+
+    def _spoils(self, other: int, donor: int, row: int) -> bool:
+        """An open mouth mixed in would part lips that must meet: there a clean cut is better."""
+        if self._aim.shut[row] < 0.5 or donor == OWN:
+            return False
+        return other == OWN or bool(self._cast.gap[other] > self._cast.gap[donor] + _SEAM)
 
     def _mouth(self, donor: int, row: int, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if donor == OWN:
@@ -209,17 +217,15 @@ class UnitSession(Session):
     def _residue(self, donor: int, row: int) -> tuple[float, float, float]:
         """What the donor's mouth still lacks: gap in units, width -1..1, press 0..1; 0 for little."""
         aim, cast = self._aim, self._cast
-        press = float(aim.press[row])
-        shut = float(aim.shut[row]) > 0.5
-        if shut:
-            # Shut whatever is open; a mouth already shut has nothing to lose.
-            opening = -1.0
-        else:
-            lack = float(aim.opening[row] - cast.opening[donor]) * cast.span * _GAP
-            opening = float(np.sign(lack) * np.clip(abs(lack) - 0.015, 0.0, 0.10))
+        lack = float(aim.opening[row] - cast.opening[donor]) * cast.span * _GAP
+        opening = float(np.sign(lack) * np.clip(abs(lack) - 0.015, 0.0, 0.10))
         lack = 0.5 * float(aim.width[row] - cast.width[donor])
         width = float(np.sign(lack) * np.clip(abs(lack) - 0.10, 0.0, 0.35))
-        return opening, 0.0 if shut else width, press if press > 0.3 else 0.0
+        # Closing more than what parts the lips would eat them: the measured gap and a seam, no more.
+        shut = float(np.clip((aim.shut[row] - 0.35) / 0.4, 0.0, 1.0))
+        seam = -min(float(cast.gap[donor]) + _SEAM, 0.12)
+        press = max(float(aim.press[row]) - 0.5, 0.0)
+        return (1.0 - shut) * opening + shut * seam, (1.0 - shut) * width, press
 
     def _joined(self, first: int, second: int) -> bool:
         if first == second:

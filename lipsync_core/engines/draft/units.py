@@ -19,7 +19,7 @@ _PARTED, _SHUT = 0.10, 6.0
 """Gap in units that is plainly not shut, and the weight of its square where lips must meet."""
 _GAP_SEEN = 0.02
 """Range of the gap (p95 - p3, units) from which lips are known to part."""
-_JUMP, _JOIN, _HOLD, _HOLD_CALM = 0.28, 0.36, 0.24, 0.01
+_JUMP, _JOIN, _HOLD, _HOLD_CALM = 0.50, 0.70, 0.30, 0.01
 _POSE_FREE, _POSE_REFUSED = 0.05, 0.15
 """Pose distances that cost little, and that no donor may have (about 5 and 15 degrees)."""
 _SHARP_REFUSED = 1.0
@@ -104,7 +104,8 @@ class Cast:
         """``(len(first), len(second))``: how unlike the mouths are, 1 for the median of the clip."""
         one, two = self.looks[first], self.looks[second]
         square = (one**2).sum(1)[:, None] + (two**2).sum(1)[None] - 2.0 * one @ two.T
-        return np.maximum(square, 0.0)
+        # A mouth that must change a lot in one frame is no reason to stay.
+        return np.clip(square, 0.0, 2.0)
 
 
 def _ranged(values: np.ndarray) -> np.ndarray:

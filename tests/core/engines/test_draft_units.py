@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import cv2
 import numpy as np
 import pytest
 
 from lipsync_core.engines.draft.adapt import Adapter, morph
-from lipsync_core.engines.draft.donors import DraftStudy, donors_of, patch_size
+from lipsync_core.engines.draft.donors import DraftStudy, donors_of, patch_size, view_of
 from lipsync_core.engines.draft.measure import (
     Gauge,
     lip_gaps,
@@ -20,77 +18,42 @@ from lipsync_core.engines.draft.measure import (
 from lipsync_core.engines.draft.units import OWN, Cast, Search, aim_of
 from lipsync_core.faces.templates import draft_template
 
-POINTS = np.float32([[70, 60], [110, 60], [90, 85], [76, 110], [104, 110]])
-
-
-def face(opening: float, size: int = 180, light: float = 1.0, shift: float = 0.0) -> np.ndarray:
-    """A drawn face: skin with some texture, lips that part by ``opening`` of the eye-mouth distance."""
-    skin = cv2.GaussianBlur(np.random.default_rng(5).normal(0, 30, (size, size)), (0, 0), 3)
-    picture = np.float32([200, 160, 140]) + 2.5 * skin[..., None].astype(np.float32)
-    drop = opening * 50
-    rows, columns = np.mgrid[:size, :size].astype(np.float32)
-    # Below the mouth the skin rides on the jaw.
-    fall = drop * np.clip((rows - 108) / 10, 0, 1) * np.clip((170 - rows) / 30, 0, 1)
-    picture = cv2.remap(
-        picture, columns - shift, rows - fall, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
-    )
-    for x in (70, 110):
-        cv2.circle(picture, (round(x + shift), 60), 5, (60, 50, 50), -1, cv2.LINE_AA)
-    cv2.circle(picture, (round(90 + shift), 85), 4, (150, 110, 100), -1, cv2.LINE_AA)
-    low = 110 + drop
-    x = 90 + shift
-    cv2.ellipse(picture, (round(x), 110), (16, 5), 0, 180, 360, (180, 70, 80), -1, cv2.LINE_AA)
-    cv2.ellipse(picture, (round(x), round(low)), (16, 6), 0, 0, 180, (180, 70, 80), -1, cv2.LINE_AA)
-    if drop > 1:
-        cv2.rectangle(picture, (round(x) - 13, 111), (round(x) + 13, round(low)), (50, 30, 30), -1)
-    return np.clip(picture * light, 0, 255).astype(np.uint8)
-
-
-class Drawn:
-    """A frame of a drawn clip."""
-
-    def __init__(self, index: int, picture: np.ndarray) -> None:
-        self.index, self.time, self._picture = index, Fraction(index, 25), picture
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._picture.shape[1], self._picture.shape[0]
-
-    def region(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        h, w = self._picture.shape[:2]
-        rows, columns = np.clip(np.arange(y0, y1), 0, h - 1), np.clip(np.arange(x0, x1), 0, w - 1)
-        return np.ascontiguousarray(self._picture[rows][:, columns])
-
 
 def swing(count: int) -> np.ndarray:
     return 0.12 * (1 - np.cos(np.arange(count) * 2 * np.pi / 16))
 
 
-def studied(openings: np.ndarray, **options: int) -> DraftStudy:
-    study = DraftStudy(**options)
-    for index, opening in enumerate(openings):
-        study.see(Drawn(index, face(float(opening))), POINTS)
-    return study
+@pytest.fixture
+def studied(clip, points):
+    def study_of(openings: np.ndarray, **options: int) -> DraftStudy:
+        study = DraftStudy(**options)
+        for frame in clip(openings):
+            study.see(frame, points)
+        return study
+
+    return study_of
 
 
-def cast_of(openings: np.ndarray, poses: np.ndarray | None = None) -> Cast:
-    from lipsync_core.engines.draft.donors import view_of
+@pytest.fixture
+def cast_of(studied):
+    def make(openings: np.ndarray) -> Cast:
+        donors = donors_of(studied(openings).state())
+        views = np.stack([view_of(donors.picture(i), donors.unit) for i in range(len(donors))])
+        return Cast(donors, views, pose_of(donors.points))
 
-    donors = donors_of(studied(openings).state())
-    views = np.stack([view_of(donors.picture(i), donors.unit) for i in range(len(donors))])
-    return Cast(donors, views, pose_of(donors.points) if poses is None else poses)
+    return make
 
 
-def test_pose_ignores_place_size_and_roll_and_sees_a_turn():
-    turned = cv2.transform(POINTS[None], cv2.getRotationMatrix2D((0, 0), 25, 1.7))[0] + (30, -8)
-    np.testing.assert_allclose(pose_of(turned), pose_of(POINTS), atol=1e-5)
-    yawed = POINTS.copy()
+def test_pose_ignores_place_size_and_roll_and_sees_a_turn(points):
+    turned = cv2.transform(points[None], cv2.getRotationMatrix2D((0, 0), 25, 1.7))[0] + (30, -8)
+    np.testing.assert_allclose(pose_of(turned), pose_of(points), atol=1e-5)
+    yawed = points.copy()
     yawed[2, 0] += 10
-    assert pose_of(yawed)[0] - pose_of(POINTS)[0] == pytest.approx(0.2, abs=1e-5)
-    assert pose_distance(pose_of(POINTS), pose_of(np.stack([POINTS, yawed])))[1] > 0.19
+    assert pose_of(yawed)[0] - pose_of(points)[0] == pytest.approx(0.2, abs=1e-5)
+    assert pose_distance(pose_of(points), pose_of(np.stack([points, yawed])))[1] > 0.19
 
 
-def test_gauge_follows_an_opening_mouth():
+def test_gauge_follows_an_opening_mouth(studied):
     openings = swing(24)
     state = studied(openings).state()
     assert np.corrcoef(state["values"][:, 0], openings)[0, 1] > 0.9
@@ -99,8 +62,6 @@ def test_gauge_follows_an_opening_mouth():
 
 def test_gauge_keeps_few_references_and_joins_their_zeros():
     gauge, poses = Gauge(), np.linspace(-0.6, 0.6, 60)
-    from lipsync_core.engines.draft.donors import view_of
-
     w, h = patch_size(50)
     view = view_of(np.full((h, w, 3), 120, np.uint8), 50)
     for yaw in poses:
@@ -110,7 +71,7 @@ def test_gauge_keeps_few_references_and_joins_their_zeros():
     np.testing.assert_allclose(zeros, 0, atol=1e-3)
 
 
-def test_lip_gap_is_zero_when_shut_and_grows():
+def test_lip_gap_is_zero_when_shut_and_grows(cast_of):
     cast = cast_of(np.array([0.0, 0.0, 0.06, 0.12, 0.2, 0.2]))
     gap = cast.gap
     assert gap[0] < 0.01
@@ -118,10 +79,8 @@ def test_lip_gap_is_zero_when_shut_and_grows():
     assert lip_gaps(np.full((2, 80, 96, 3), 90, np.uint8)).tolist() == [0, 0]
 
 
-def test_measuring_all_is_steady_and_linear():
+def test_measuring_all_is_steady_and_linear(studied, points):
     openings = swing(20)
-    from lipsync_core.engines.draft.donors import view_of
-
     donors = donors_of(studied(openings).state())
     gray = np.stack(
         [
@@ -133,7 +92,7 @@ def test_measuring_all_is_steady_and_linear():
     assert np.corrcoef(opening, openings)[0, 1] > 0.93
 
 
-def test_study_stays_within_its_budget_and_keeps_rare_mouths():
+def test_study_stays_within_its_budget_and_keeps_rare_mouths(studied):
     w, h = patch_size(50)
     budget = 6 * 8 * w * h * 3
     openings = np.zeros(200)
@@ -146,7 +105,7 @@ def test_study_stays_within_its_budget_and_keeps_rare_mouths():
     assert len(state["values"]) == 200
 
 
-def test_state_survives_being_written_and_read(tmp_path):
+def test_state_survives_being_written_and_read(tmp_path, studied):
     from safetensors.numpy import load_file, save_file
 
     state = studied(swing(20)).state()
@@ -167,12 +126,12 @@ def shapes_of(openings: np.ndarray) -> np.ndarray:
     return shapes
 
 
-def test_path_follows_the_aim_and_runs_on():
+def test_path_follows_the_aim_and_runs_on(cast_of, points):
     openings = swing(64)
     cast = cast_of(openings)
     aim = aim_of(shapes_of(openings / 0.24))
     search = Search(cast)
-    pose = np.repeat(pose_of(POINTS)[None], 64, 0)
+    pose = np.repeat(pose_of(points)[None], 64, 0)
     sharp = np.full(64, np.median(cast.donors.sharp), np.float32)
     chosen = np.concatenate(
         [
@@ -187,21 +146,21 @@ def test_path_follows_the_aim_and_runs_on():
     assert (np.diff(chosen) == 1).mean() > 0.7
 
 
-def test_far_poses_are_refused():
+def test_far_poses_are_refused(cast_of, points):
     openings = swing(32)
     cast = cast_of(openings)
-    far = np.repeat(pose_of(POINTS)[None], 8, 0) + np.float32([0.5, 0, 0])
+    far = np.repeat(pose_of(points)[None], 8, 0) + np.float32([0.5, 0, 0])
     chosen = Search(cast).path(
         aim_of(shapes_of(openings)), np.arange(8), far, np.full(8, 5, np.float32), decide=8
     )
     assert (chosen == OWN).all()
 
 
-def test_silence_holds_one_shut_mouth():
+def test_silence_holds_one_shut_mouth(cast_of, points):
     cast = cast_of(swing(48))
     aim = aim_of(np.zeros((32, 6), np.float32))
     assert aim.calm.all()
-    pose = np.repeat(pose_of(POINTS)[None], 32, 0)
+    pose = np.repeat(pose_of(points)[None], 32, 0)
     sharp = np.full(32, np.median(cast.donors.sharp), np.float32)
     chosen = Search(cast).path(aim, np.arange(32), pose, sharp, decide=32)
     assert np.ptp(cast.opening[chosen]) < 0.1
@@ -219,18 +178,19 @@ def lower(adapter: Adapter, picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(resized[rows, columns])
 
 
-def test_a_frame_fits_itself(adapter):
+def test_a_frame_fits_itself(adapter, face):
     current = lower(adapter, face(0.1))
     drawn, apart = adapter.fit(current, np.eye(2, 3), current)
-    assert np.abs(drawn.astype(int) - current).max() <= 4
-    assert apart.max() < 1
+    # Only what sharpening adds.
+    assert np.abs(drawn.astype(int) - current).mean() < 1
+    assert apart.max() < 3
     mask = adapter.mask(apart)
     assert mask.shape == current.shape[:2]
     assert mask.max() > 0.99
     assert mask[0].max() == mask[:, 0].max() == mask[:, -1].max() == 0
 
 
-def test_light_and_a_small_shift_are_followed(adapter):
+def test_light_and_a_small_shift_are_followed(adapter, face):
     donor, current = lower(adapter, face(0.1, light=0.8)), lower(adapter, face(0.1, shift=3.0))
     drawn, _ = adapter.fit(donor, np.eye(2, 3), current)
     inside = adapter.mask(np.zeros(adapter.small_shape, np.float32)) > 0.5
@@ -238,19 +198,20 @@ def test_light_and_a_small_shift_are_followed(adapter):
     assert np.abs(drawn.astype(int) - current)[inside].mean() < 0.35 * before
 
 
-def test_the_mask_withdraws_where_the_faces_disagree(adapter):
+def test_the_mask_withdraws_where_the_faces_disagree(adapter, face):
     current = lower(adapter, face(0.0))
     donor = current.copy()
     donor[:, : donor.shape[1] // 4] = (20, 40, 20)
     _, apart = adapter.fit(donor, np.eye(2, 3), current)
     mask = adapter.mask(apart)
     plain = adapter.mask(np.zeros_like(apart))
-    edge = donor.shape[1] // 4 - 2
-    assert mask[:, :edge].max() < 0.5 * plain[:, :edge].max()
+    side = adapter.region.x[0] < -0.56
+    assert plain[:, side].max() > 0.3
+    assert mask[:, side].max() < 0.4 * plain[:, side].max()
     assert mask[mask.shape[0] // 3, mask.shape[1] // 2] > 0.9
 
 
-def test_morph_moves_lips_instead_of_fading_them():
+def test_morph_moves_lips_instead_of_fading_them(face):
     one, two = face(0.0), face(0.12)
     np.testing.assert_allclose(morph(one, two, 0.0, 50), one, atol=3)
     half = morph(one, two, 0.5, 50)
