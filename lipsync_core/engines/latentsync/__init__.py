@@ -206,7 +206,8 @@ class LatentSync(Engine):
             vae = build_taesd(tensors.load(TAESD))
         else:
             vae = build_vae(tensors.vae_names(tensors.load(VAE)))
-        vae.to(device, dtype)
+        # past diffusers' own ``to``, which warns about nothing
+        torch.nn.Module.to(vae, device, dtype)
         pictures = Pictures(vae, tiny=row.tiny_vae, batch=8 if device.type == "cuda" else 2)
         self._nets[key] = Nets(unet=unet, pictures=pictures)
         return self._nets[key]

@@ -95,7 +95,6 @@ def denoise(
     latents = noise.expand(count, -1, -1, -1) * float(steps.init_noise_sigma)
     fixed = 0 if known is None else len(known)
     known = None if known is None else known.to(device, torch.float32)
-    amount = preset.guidance * strength
     run = unet.step
     if preset.compiled:
         run = _compiled(unet)
@@ -108,7 +107,8 @@ def denoise(
 
     def predict(group: _Group, number: int, time: Tensor) -> Tensor:
         """``(windows, 4, 16, h, w)`` float32 noise."""
-        guided = preset.guides(number) and amount != 1.0
+        amount = strength * (preset.guidance if preset.guides(number) else 1.0)
+        guided = amount != 1.0
         if number % preset.refresh == 0 or group.deep_guided != guided:
             group.deep = None
         given = torch.cat([scaled, conditions], dim=1)

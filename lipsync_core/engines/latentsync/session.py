@@ -232,9 +232,16 @@ def _to_and_fro(count: int, length: int) -> list[int]:
 
 def _eased(silent: np.ndarray) -> np.ndarray:
     """``(T,)`` float32: 1 inside of silence, rising and falling within it over ``EASE`` frames."""
-    padded = np.concatenate([np.ones(EASE), silent, np.ones(EASE)])
-    depth = np.min([padded[k : k + len(silent)] for k in range(2 * EASE + 1)], axis=0)
-    # a moving average of the shrunk stretch stays inside of the stretch
-    inner = np.concatenate([np.ones(EASE), depth, np.ones(EASE)])
-    mean = np.convolve(inner, np.ones(2 * EASE + 1) / (2 * EASE + 1), mode="valid")
-    return np.where(silent, mean, 0).astype(np.float32)
+    speaking = np.flatnonzero(~silent)
+    if not len(speaking):
+        return np.ones(len(silent), np.float32)
+    frames = np.arange(len(silent))
+    after = np.searchsorted(speaking, frames)
+    to_next = speaking[np.minimum(after, len(speaking) - 1)] - frames
+    to_last = frames - speaking[np.maximum(after - 1, 0)]
+    # before the first word and after the last there is one side only
+    away = np.minimum(
+        np.where(after < len(speaking), to_next, len(silent)),
+        np.where(after > 0, to_last, len(silent)),
+    )
+    return np.where(silent, np.clip(away / (EASE + 1), 0, 1), 0).astype(np.float32)
