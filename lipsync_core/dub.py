@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from .faces.detect import Detector
     from .faces.track import People, Sighting
     from .media.frame import Frame
-    from .media.length import Plan
     from .media.reader import Clip
     from .types import FaceTrack
 
@@ -196,7 +196,6 @@ def _speak(
             check_present(track, end=min(plan.frame_count, track.frame_count))
     speech = engine.listen(voice, plan.times())
     mouths = [_Mouth(track, learnt, engine, speech, clip, settings) for track in tracks]
-    size = max(mouth.session.window for mouth in mouths)
     painted = 0
     with Writer(
         path,
@@ -207,15 +206,12 @@ def _speak(
         metadata={"comment": PROVENANCE} if settings.tag else None,
         **_encoding(settings),
     ) as writer:
-        for window in _windows(prefetch(reader.follow(plan.sources())), plan, size):
-            outputs, frames = [row for row, _ in window], [frame for _, frame in window]
-            drawn = list(frames)
-            for mouth in mouths:
-                mouth.draw(drawn, outputs)
-            painted += sum(new is not old for new, old in zip(drawn, frames, strict=True))
-            for row, frame in zip(outputs, drawn, strict=True):
-                writer.write(frame, plan.time(row), plan.frame_duration(row))
-            progress(outputs[-1] + 1, plan.frame_count)
+        # Reading, drawing and encoding overlap, each in a thread with a short queue behind it.
+        frames = prefetch(reader.follow(plan.sources()))
+        for row, (frame, is_new) in enumerate(prefetch(_drawn(frames, mouths))):
+            writer.write(frame, plan.time(row), plan.frame_duration(row))
+            painted += is_new
+            progress(row + 1, plan.frame_count)
     return Dubbed(
         output=path,
         engine=engine.name,
@@ -337,15 +333,17 @@ class _Studies:
         return study
 
 
-def _windows(frames: Iterable[Frame], plan: Plan, size: int) -> Iterator[list[tuple[int, Frame]]]:
-    window: list[tuple[int, Frame]] = []
-    for row, frame in enumerate(frames):
-        window.append((row, frame))
-        if len(window) == size:
-            yield window
-            window = []
-    if window:
-        yield window
+def _drawn(frames: Iterable[Frame], mouths: Sequence[_Mouth]) -> Iterator[tuple[Frame, bool]]:
+    """Every output frame with its new mouths, and whether it has any."""
+    size = max(mouth.session.window for mouth in mouths)
+    rest, row = iter(frames), 0
+    while window := list(islice(rest, size)):
+        drawn = list(window)
+        for mouth in mouths:
+            mouth.draw(drawn, range(row, row + len(window)))
+        for old, new in zip(window, drawn, strict=True):
+            yield new, new is not old
+        row += len(window)
 
 
 def _encoding(settings: Settings) -> dict[str, Any]:
