@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import MediaError
+from ..errors import LipSyncError, MediaError
 from ..types import Progress
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer, OutputContainer
+
+    from .sync import Examination
 
 log = logging.getLogger("lipsync.scoring")
 
@@ -26,6 +27,10 @@ _ENCODERS = {"mp3": "libmp3lame", "opus": "libopus", "vorbis": "libvorbis"}
 _PART = 4096
 """Samples per frame that is given to the encoder."""
 _LOSSLESS = ("pcm_", "flac", "alac", "wavpack", "tta")
+
+
+class UncertainError(LipSyncError):
+    """The offset is not certain enough to act on."""
 
 
 def shift_sound(
@@ -48,30 +53,52 @@ def shift_sound(
     import av
 
     video, output = Path(video), Path(output)
-    _check(video, Path(audio) if audio else None, output, overwrite=overwrite)
-    handle, name = tempfile.mkstemp(dir=output.parent, prefix=".lipsync-", suffix=output.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    check(video, Path(audio) if audio else None, output, overwrite=overwrite)
+    # A folder of our own beside the output: a temporary file would keep its private permissions.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".lipsync-") as folder:
+        unfinished = Path(folder) / f"fixed{output.suffix}"
         try:
             with av.open(str(video)) as picture:
                 if audio is None:
-                    moved = _copy(picture, picture, temporary, Fraction(seconds), progress)
+                    moved = _copy(picture, picture, unfinished, Fraction(seconds), progress)
                 else:
                     with av.open(str(audio)) as sound:
-                        moved = _copy(picture, sound, temporary, Fraction(seconds), progress)
+                        moved = _copy(picture, sound, unfinished, Fraction(seconds), progress)
         except (av.FFmpegError, ValueError) as error:
             raise MediaError(
                 f"{video}: the sound could not be moved into {output.name} ({error}); "
                 "try another file type such as .mkv"
             ) from error
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+        unfinished.replace(output)
     return moved
 
 
-def _check(video: Path, audio: Path | None, output: Path, *, overwrite: bool) -> None:
+def fix_sound(
+    found: Examination,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> float:
+    """Writes the video that was examined with its sound in sync; returns milliseconds moved.
+
+    Positive: the sound comes later than before. Raises :class:`UncertainError`, and writes nothing,
+    where the score was not accepted.
+    """
+    result = found.score
+    if not result.accepted:
+        raise UncertainError(
+            f"{found.video.name} is left as it is: {result.summary.removeprefix('cannot tell: ')}"
+        )
+    moved = Fraction(-result.audio_late_ms).limit_denominator(1000) / 1000
+    shift_sound(
+        found.video, output, moved, audio=found.audio, overwrite=overwrite, progress=progress
+    )
+    return float(moved * 1000)
+
+
+def check(video: Path, audio: Path | None, output: Path, *, overwrite: bool) -> None:
+    """Refuses inputs that are no files and outputs that would replace something, before any work."""
     for path in filter(None, (video, audio)):
         if not path.is_file():
             raise MediaError(f"{path} is not a file; give a video that exists")

@@ -33,6 +33,8 @@ SEGMENT = 4.0
 WEAK = 0.12
 """Agreement of a segment below which the mouth does not follow; foreign voices stay below in
 nine of ten segments, true ones above in nine of ten (GRID)."""
+LIKELY = 0.5
+"""Confidence from which segments are judged at the offset found; below, as the clip stands."""
 OFF = 1.6 * FRAME_MS
 """Milliseconds by which a segment's certain offset may differ from the clip's."""
 UNITS = {
@@ -165,7 +167,7 @@ def judge(watched: Watched, track: FaceTrack, heard: embedded.Heard, lead: Fract
     times = watched.times + float(lead)
     match = embedded.match(motion, times, heard)
     accepted = match.confidence >= embedded.ACCEPT
-    late = match.late_ms if accepted else 0.0
+    late = match.late_ms if match.confidence >= LIKELY else 0.0
     course = _course(motion, times + late / 1000.0, heard)
     result = SyncScore(
         engine="embedded",
@@ -345,8 +347,7 @@ def _segments(
     heard: embedded.Heard,
     match: embedded.Match,
 ) -> tuple[SyncSegment, ...]:
-    accepted = match.confidence >= embedded.ACCEPT
-    late = match.late_ms if accepted else 0.0
+    late = match.late_ms if match.confidence >= LIKELY else 0.0
     count = max(round(watched.duration / SEGMENT), 1)
     edges = np.linspace(0.0, watched.duration, count + 1)
     result = []

@@ -1,0 +1,148 @@
+"""The commands `lipsync score` and `lipsync compare`; the command line registers them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import SettingsError
+
+if TYPE_CHECKING:
+    from ..types import Stages, SyncScore
+    from .sync import Examination
+
+
+def score(
+    video: Annotated[Path, typer.Argument(help="The video whose mouth is looked at.")],
+    audio: Annotated[
+        Path | None,
+        typer.Option("--audio", help="A voice to score instead of the video's own sound."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="auto, syncnet_v2 (needs its weights) or embedded (needs nothing)."),
+    ] = "auto",
+    face: Annotated[
+        str, typer.Option(help="largest, left, right, index:N or point:x,y[@seconds].")
+    ] = "largest",
+    detector: Annotated[
+        str, typer.Option(help="Face detector: auto, yunet, cascade, insightface.")
+    ] = "auto",
+    protocol: Annotated[
+        str, typer.Option(help="SyncNet's crops: original (comparable) or aligned (steadier).")
+    ] = "original",
+    start: Annotated[
+        str | None, typer.Option(help="Begin here in the video (12.5 or 1:02.5).")
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="Stop here in the video.")] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix",
+            metavar="OUT",
+            help="Write the video with its sound moved into sync; refused where it is not certain.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page that shows the result."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of text.")
+    ] = False,
+) -> None:
+    """Say how well mouth and voice of VIDEO agree, and by how much they are apart."""
+    from ..cli import seconds
+    from . import report as reports
+    from .repair import check, fix_sound
+    from .sync import examine
+
+    begin, stop = (seconds(text) if text is not None else None for text in (start, end))
+    if report is not None:
+        reports.check(report, video, overwrite=overwrite)
+    if fix is not None:
+        if start is not None or end is not None:
+            raise SettingsError(
+                "--fix moves the sound of a whole file; leave out --start and --end"
+            )
+        check(video, audio, fix, overwrite=overwrite)
+    with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
+        found = examine(
+            video,
+            audio,
+            engine=engine,  # pyright: ignore[reportArgumentType]
+            face=face,
+            detector=detector,
+            start=begin,
+            end=stop,
+            protocol=protocol,  # pyright: ignore[reportArgumentType]
+            device=device,
+            stages=stages,
+        )
+        if report is not None:
+            reports.write(found, report, overwrite=overwrite, progress=stages("report"))
+        fixed = None
+        if fix is not None:
+            fixed = fix_sound(found, fix, overwrite=overwrite, progress=stages("fix"))
+    if as_json:
+        extra: dict[str, Any] = {"video": str(video), "audio": str(audio) if audio else None}
+        if fixed is not None:
+            extra["fixed"] = {"output": str(fix), "moved_ms": fixed}
+        if report is not None:
+            extra["report"] = str(report)
+        typer.echo(json.dumps(plain(found.score) | extra))
+        return
+    typer.echo(f"{video}: {found.score.summary}")
+    for line in details(found):
+        typer.echo(f"  {line}")
+    if fixed is not None:
+        typer.echo(f"  {fix}: the sound was moved by {fixed:+.1f} ms, the picture is unchanged")
+    if report is not None:
+        typer.echo(f"  {report}: open it in a browser")
+
+
+def plain(result: SyncScore) -> dict[str, Any]:
+    """A score as JSON has it; numbers that do not exist are null."""
+    return asdict(result)
+
+
+def details(found: Examination) -> list[str]:
+    """What a person may want to know besides the sentence, one line each."""
+    result = found.score
+    lines = []
+    if result.lse_c is not None and result.lse_d is not None and result.unbiased is not None:
+        lines.append(
+            f"SyncNet v2: LSE-C {result.lse_c:.3f}, LSE-D {result.lse_d:.3f}, offset "
+            f"{result.offset_frames:+d} frames (unpadded {result.unbiased['lse_c']:.3f}, "
+            f"{result.unbiased['lse_d']:.3f}, {result.unbiased['offset_frames']:+.0f})"
+        )
+    else:
+        lines.append(
+            f"embedded estimate: sound {result.audio_late_ms:+.0f} ms late, offset "
+            f"{result.offset_frames:+d} frames in SyncNet's sign, from "
+            f"{result.speech_seconds:.1f} s of speech"
+        )
+    for segment in result.segments:
+        if segment.state in ("weak", "off"):
+            own = ""
+            if segment.state == "off" and segment.offset_frames is not None:
+                own = f", there {segment.offset_frames:+d} frames"
+            lines.append(f"{segment.start:.1f}-{segment.end:.1f} s: {segment.state}{own}")
+    return lines
+
+
+def _bars(*, quiet: bool) -> AbstractContextManager[Stages]:
+    # The command line's own bars; it imports this module, so not at the top.
+    from ..cli import _bars as bars
+
+    return bars(quiet=quiet)

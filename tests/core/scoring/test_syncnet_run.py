@@ -1,0 +1,89 @@
+"""SyncNet over a clip in a stream gives what one large batch gives, with weights from a file."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lipsync_core.audio.mfcc import mfcc, to_integers  # noqa: E402
+from lipsync_core.errors import LipSyncError  # noqa: E402
+from lipsync_core.media.audio import VoiceFile  # noqa: E402
+from lipsync_core.media.reader import Reader  # noqa: E402
+from lipsync_core.models.syncnet_v2 import SyncNetV2  # noqa: E402
+from lipsync_core.scoring import syncnet  # noqa: E402
+from lipsync_core.scoring.crops import Crops  # noqa: E402
+from lipsync_core.scoring.distance import MAX_SHIFT, pair_distances  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "lipsync").mkdir()
+    torch.save(SyncNetV2().state_dict(), folder / "lipsync" / "syncnet_v2.model")
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["original", "aligned"])
+def test_stream_equals_batch(folder, tmp_path, monkeypatch, drawn_clip, drawn_watch, protocol):
+    monkeypatch.setenv("LIPSYNC_MODELS", str(folder))
+    monkeypatch.setattr(syncnet, "_BATCH", 4)
+    clip = drawn_clip(tmp_path / "clip.mkv", seconds=0.6)
+    watched = drawn_watch(clip)
+    track, voice = watched.people.tracks[0], VoiceFile(clip)
+    network = syncnet.load()
+    found = syncnet.measure(
+        network, watched, track, voice, voice_at_start=Fraction(0), protocol=protocol
+    )
+    count = 15 - 5
+    assert found.lengths == [count]
+    assert found.frames.tolist() == list(range(count))
+    crops = Crops(track, np.arange(15), protocol=protocol)
+    images = [crops.cut(frame, frame.index)[..., ::-1] for frame in Reader(clip)]
+    tensor = torch.from_numpy(np.stack(images[: count + 4]).astype(np.float32))
+    rows = mfcc(to_integers(np.concatenate(list(voice.blocks(16_000))))).astype(np.float32)
+    windows = torch.stack([torch.from_numpy(rows[4 * i : 4 * i + 20].T) for i in range(count)])
+    with torch.no_grad():
+        lips = network.look(tensor.permute(3, 0, 1, 2)[None]).numpy()
+        sound = network.hear(windows[:, None]).numpy()
+    padded = np.pad(sound, ((MAX_SHIFT, MAX_SHIFT), (0, 0)))
+    expected = pair_distances(lips, padded, count=count)
+    assert np.abs(found.table / expected - 1).max() < 1e-5
+
+
+def test_a_cut_begins_a_new_stretch(folder, tmp_path, monkeypatch, drawn_clip, drawn_watch):
+    from dataclasses import replace
+
+    monkeypatch.setenv("LIPSYNC_MODELS", str(folder))
+    clip = drawn_clip(tmp_path / "clip.mkv", seconds=0.8)
+    watched = drawn_watch(clip)
+    track = watched.people.tracks[0]
+    shots = np.repeat([0, 1], [8, 12]).astype(np.int32)
+    present = np.ones(20, bool)
+    present[-2:] = False
+    track = replace(track, shots=shots, present=present)
+    found = syncnet.measure(
+        syncnet.load(), watched, track, VoiceFile(clip), voice_at_start=Fraction(0)
+    )
+    assert found.lengths == [3, 5]
+    assert found.frames.tolist() == [*range(3), *range(8, 13)]
+
+
+def test_foreign_weights_are_named(tmp_path, monkeypatch):
+    (tmp_path / "lipsync").mkdir()
+    state = {"fc.weight": torch.zeros(3)}
+    torch.save(state, tmp_path / "lipsync" / "syncnet_v2.model")
+    monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path))
+    with pytest.raises(LipSyncError, match=r"syncnet_v2\.model is not SyncNet v2"):
+        syncnet.load()
+
+
+def test_absent_weights_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(LipSyncError, match="lipsync models download syncnet-v2"):
+        syncnet.load()
