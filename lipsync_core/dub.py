@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
@@ -151,9 +151,10 @@ def _look(
     progress = stages(f"faces ({detector.name})")
     tracker = Tracker(detector, (clip.width, clip.height), clip.frame_rate, clip.sar)
     studies = _Studies(engine)
-    for count, frame in enumerate(prefetch(reader.frames()), start=1):
-        studies.see(frame, tracker.see(frame))
-        progress(count, clip.frame_count)
+    with closing(prefetch(reader.frames())) as frames:
+        for count, frame in enumerate(frames, start=1):
+            studies.see(frame, tracker.see(frame))
+            progress(count, clip.frame_count)
     import numpy as np
 
     learnt = Learnt(
@@ -208,10 +209,11 @@ def _speak(
     ) as writer:
         # Reading, drawing and encoding overlap, each in a thread with a short queue behind it.
         frames = prefetch(reader.follow(plan.sources()))
-        for row, (frame, is_new) in enumerate(prefetch(_drawn(frames, mouths))):
-            writer.write(frame, plan.time(row), plan.frame_duration(row))
-            painted += is_new
-            progress(row + 1, plan.frame_count)
+        with closing(prefetch(_drawn(frames, mouths))) as drawn:
+            for row, (frame, is_new) in enumerate(drawn):
+                writer.write(frame, plan.time(row), plan.frame_duration(row))
+                painted += is_new
+                progress(row + 1, plan.frame_count)
     return Dubbed(
         output=path,
         engine=engine.name,

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -346,7 +346,7 @@ class _Cursor:
         return max(area * (4 if kind.is_rgb or kind.alpha else 3 if not kind.log2_x else 2), 1)
 
 
-def prefetch(iterable: Iterable[T], depth: int = PREFETCH_DEPTH) -> Iterator[T]:
+def prefetch(iterable: Iterable[T], depth: int = PREFETCH_DEPTH) -> Generator[T, None, None]:
     """The same items, made ahead of time in a thread, at most ``depth`` of them waiting.
 
     An exception in the thread is raised here; leaving early stops the thread and closes what it
