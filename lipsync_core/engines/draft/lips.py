@@ -136,11 +136,10 @@ def _window(crop: np.ndarray, middle: np.ndarray, unit: float) -> _Window:
     return _Window(lab=lab, scale=scale, origin=origin)
 
 
-def _seam(cost: np.ndarray, start: int, end: int, *, step: float = 1.5) -> np.ndarray:
-    """Cheapest left-to-right path through ``(h, w)``, one row per column, pinned at both ends."""
+def _seam(cost: np.ndarray, *, step: float = 1.5) -> np.ndarray:
+    """Cheapest left-to-right path through ``(h, w)``, one row per column."""
     height, width = cost.shape
-    total = np.full(height, np.inf, np.float32)
-    total[start] = cost[start, 0]
+    total = cost[:, 0]
     came = np.zeros((width, height), np.int8)
     pay = np.float32(step)
     for x in range(1, width):
@@ -150,7 +149,7 @@ def _seam(cost: np.ndarray, start: int, end: int, *, step: float = 1.5) -> np.nd
         came[x] = np.where(best == total, 0, np.where(best == below, 1, -1))
         total = best + cost[:, x]
     path = np.empty(width, np.int64)
-    path[-1] = end
+    path[-1] = int(np.argmin(total))
     for x in range(width - 1, 0, -1):
         path[x - 1] = path[x] + came[x, path[x]]
     return path.astype(np.float32)
@@ -222,8 +221,9 @@ def _lip_line(
     height, width = lab.shape[:2]
     light = cv2.GaussianBlur(lab[:, :, 0], (0, 0), 1.5)
     dark = light - cv2.GaussianBlur(light, (0, 0), 0.09 * WORK_UNIT)
-    x0, x1 = round(middle[0] - half), round(middle[0] + half)
-    x0, x1 = max(x0, 1), min(x1, width - 2)
+    # The detector's corners are off by up to .18 of a unit: look beyond them.
+    more = half + 0.10 * WORK_UNIT
+    x0, x1 = max(round(middle[0] - more), 1), min(round(middle[0] + more), width - 2)
     reach = round(0.15 * WORK_UNIT)
     columns = np.arange(x0, x1 + 1)
     axis = middle[1] + slope * (columns - middle[0])
@@ -233,8 +233,7 @@ def _lip_line(
     near = cv2.GaussianBlur(np.clip(red, 0, 1.2), (0, 0), 0.05 * WORK_UNIT)
     cost = dark[index, columns] * 2.0 - 7.0 * near[index, columns]
     cost = cost + 10.0 * (rows[:, None] / reach) ** 2
-    middle_row = reach
-    path = _seam(cost.astype(np.float32), middle_row, middle_row)
+    path = _seam(cost.astype(np.float32))
     found = np.round(axis) + path - reach
     found = cv2.blur(found[None].astype(np.float32), (13, 1), borderType=cv2.BORDER_REPLICATE)[0]
     everywhere = np.arange(width)
@@ -262,9 +261,11 @@ def _corners(
     evidence = 0.5 * dark / max(float(np.median(dark[centre])), 3.0)
     evidence = np.clip(evidence, 0, 1.0) + colour / max(float(np.median(colour[centre])), 0.3)
     evidence = cv2.blur(evidence[None].astype(np.float32), (5, 1))[0]
-    limit = 0.40 * float(np.median(evidence[centre]))
 
     def end(direction: int) -> float:
+        # Each side by its own measure: light from one side leaves little of the other.
+        own = centre & ((columns - middle[0]) * direction >= 0)
+        limit = 0.55 * float(np.median(evidence[own]))
         expected = middle[0] + direction * half
         x = middle[0] + direction * (half - 0.22 * WORK_UNIT)
         last = expected + direction * 0.16 * WORK_UNIT
@@ -488,8 +489,7 @@ def _edge(crop: np.ndarray, centre: tuple[float, float], unit: float, turn: floa
     passed = np.concatenate([np.zeros((8, len(ANGLES))), passed[:-8]])
     cost = 2.0 * passed - 3.0 * change + 1.5 * (steps[:, None] / 0.15) ** 2
     cost = np.pad(cost, ((0, 0), (1, 1)), mode="edge")
-    best = int(np.argmin(cost[:, 0])), int(np.argmin(cost[:, -1]))
-    path = _seam(cost.astype(np.float32), best[0], best[1], step=0.5)[1:-1]
+    path = _seam(cost.astype(np.float32), step=0.5)[1:-1]
     path = cv2.GaussianBlur(path[None], (0, 0), 1.2, borderType=cv2.BORDER_REPLICATE)[0]
     found = expected + np.interp(path, np.arange(len(steps)), steps)
     return (found * unit).astype(np.float32)
