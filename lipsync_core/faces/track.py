@@ -228,7 +228,8 @@ class Tracker:
     def _search_due(self) -> bool:
         if any(person.followed for person in self._people):
             lost = any(p.shot_of_last == self._shot() and not p.followed for p in self._people)
-            wait = self._frames(0.2 if lost else SEARCH)
+            patience = self._detector.patience
+            wait = self._frames(max(0.2, patience) if lost else max(SEARCH, 3 * patience))
         else:
             # Just after a cut look at once and again; a clip without faces must stay cheap.
             since = self._frame - (self._shots.cuts[-1] if self._shots.cuts else 0)

@@ -213,3 +213,46 @@ def test_memory_does_not_grow_with_pixels(yunet, moved, as_clip):
         tracker.see(picture)
     rows = tracker._people[0].rows.table()
     assert rows.nbytes / 30 < 200
+
+
+def test_a_profile_is_faded_out(moved, as_clip, face):
+    """When the head turns away until the eyes lie on one another, nothing is painted."""
+    image, matrix = moved(1.5)
+    frontal = carried(face, matrix)
+    wide = np.concatenate([np.ones(10), np.linspace(1, 0.15, 15), np.full(10, 0.15)])
+    points = np.stack([(frontal - frontal.mean(0)) * (w, 1) + frontal.mean(0) for w in wide])
+    people, _ = follow(Given(points=points), as_clip([image] * len(wide)))
+    track = people.tracks[0]
+    assert (track.strength[:10] == 1).all()
+    assert not track.present[-5:].any()
+    assert (np.diff(track.strength) < 0.5).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 16), (40, 24)])
+def test_pictures_too_small_for_a_face_do_no_harm(detector, size, as_clip):
+    image = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+    people, _ = follow(detector, as_clip([image] * 5))
+    assert people.tracks == []
+    points = np.array([[[2, 2], [6, 2], [4, 4], [2, 7], [6, 7]]], np.float32)
+    given, _ = follow(Given(points=points), as_clip([image] * 5))
+    assert given.tracks == []
+
+
+def test_two_runs_agree_to_the_bit(detector, moved, as_clip):
+    pictures = as_clip([moved(1.2, t, 2 * t)[0] for t in range(12)])
+    one, other = follow(detector, pictures)[0], follow(detector, pictures)[0]
+    assert np.array_equal(one.tracks[0].points, other.tracks[0].points)
+
+
+def test_nothing_seen_is_nobody(detector):
+    people = Tracker(detector, (640, 360), 25).finish()
+    assert people.tracks == []
+    assert people.frame_count == 0
+
+
+def test_a_still_is_followed_at_once(detector, photo, as_clip):
+    people, sightings = follow(detector, as_clip([photo]))
+    assert len(sightings[0]) >= 1
+    track = max(people.tracks, key=lambda track: unit(track.points)[0])
+    assert track.present.tolist() == [True]
+    assert track.strength.tolist() == [1.0]
