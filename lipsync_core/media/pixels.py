@@ -436,7 +436,7 @@ def painted(
     before = _inner(target, view, left, top, right, bottom)
     delta = cv2.subtract(wanted.astype(np.float32), before, dtype=cv2.CV_32F)
     if not active.all():
-        delta *= active[..., None]
+        delta = cv2.copyTo(delta, active)
     highest = (1 << kind.bits) - 1
     if kind.is_rgb:
         scale = highest / 255.0
@@ -491,7 +491,7 @@ def _chroma_change(
         for dy in range(step_y):
             for dx in range(step_x):
                 covered = covered & active[dy::step_y, dx::step_x]
-        delta *= covered[..., None]
+        delta = cv2.copyTo(delta, covered)
     change = cv2.transform(delta, view.forward[1:])
     from_x, from_y = left // step_x, top // step_y
     return change, (
