@@ -209,7 +209,8 @@ def find(crop: np.ndarray, points: np.ndarray) -> Lips:
     line = _lip_line(lab, red, here, half, slope)
     left, right = _corners(lab, red, line, here, half)
     line = _straightened(line, left, right)
-    upper, lower, teeth = _inner_edges(lab, red, contrast, line, left, right)
+    axis = here[1] + slope * (np.arange(lab.shape[1]) - here[0])
+    upper, lower, teeth = _inner_edges(lab, red, contrast, axis, line, left, right)
     thick = _thickness(red, upper, lower, left, right)
     return _assemble(crop, points, view, red, left, right, upper, lower, teeth, thick)
 
@@ -289,6 +290,7 @@ def _inner_edges(
     lab: np.ndarray,
     red: np.ndarray,
     contrast: float,
+    axis: np.ndarray,
     line: np.ndarray,
     left: float,
     right: float,
@@ -347,6 +349,9 @@ def _inner_edges(
         bands = rims[0] * above[:, None] + rims[1] * below[None, :]
         score = (area[None, :] - area[:, None]) + 1.5 * len(columns) * bands
         gap = heights[None, :] - heights[:, None]
+        # The dark line is a border of the opening, or lies in it under the upper teeth.
+        far = edge[:, len(columns) // 2] - line[columns[len(columns) // 2]]
+        framed &= (far > -0.14 * WORK_UNIT)[:, None] & (far > -0.03 * WORK_UNIT)[None, :]
         score = np.where(framed & (gap >= 0) & (gap < 0.45 * WORK_UNIT), score, -np.inf)
         i, j = np.unravel_index(int(np.argmax(score)), score.shape)
         # A shut mouth explains a thin dark line as well; parting the lips must pay for itself.
@@ -360,17 +365,24 @@ def _inner_edges(
     straight = ends.mean() + (ends[1] - ends[0]) / 2 * every
     wide = (1 - np.abs(every) ** 2.2) ** 0.7
     narrow = np.clip(1 - (every / 0.7) ** 2, 0, 1) ** 0.8
-    options = []
     every_height = np.arange(-0.15, 0.42, 0.01) * WORK_UNIT
     small_height = np.arange(-0.08, 0.11, 0.01) * WORK_UNIT
-    for base, arch, heights in (
-        (straight, wide, every_height),
-        (line, wide, every_height),
-        (line, narrow, small_height),
-    ):
-        gain, i, j = parted(base, arch, heights)
-        options.append((gain, base + heights[i] * arch, base + heights[j] * arch))
-    gain, upper, lower = max(options, key=lambda option: option[0])
+
+    def best(
+        *families: tuple[np.ndarray, np.ndarray, np.ndarray],
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        found = []
+        for base, arch, heights in families:
+            gain, i, j = parted(base, arch, heights)
+            found.append((gain, base + heights[i] * arch, base + heights[j] * arch))
+        return max(found, key=lambda option: option[0])
+
+    gain, upper, lower = best(
+        (straight, wide, every_height), (line, wide, every_height), (line, narrow, small_height)
+    )
+    if gain <= 0:
+        # The line may have followed teeth; the detector's corners have not.
+        gain, upper, lower = best((axis, wide, every_height))
     if gain <= 0:
         return closed
     reach = (np.abs(every) < 0.6) & (lower - upper > 2)
