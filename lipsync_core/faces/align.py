@@ -142,7 +142,7 @@ def softened(
 ) -> tuple[np.ndarray, np.ndarray]:
     """``source`` with what ``shrink`` times fewer pixels cannot show removed, and its matrix."""
     # Whole pixels are averaged first, but not so far that their own aliasing would be left.
-    whole = int(shrink / 1.5)
+    whole = int(shrink / 1.2)
     if whole >= 2:
         height, width = source.shape[:2]
         right, below = -width % whole, -height % whole

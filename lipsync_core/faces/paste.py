@@ -107,18 +107,21 @@ def _light(source: np.ndarray, painted: np.ndarray, alpha: np.ndarray) -> np.nda
     inside = cv2.resize(alpha, small, interpolation=cv2.INTER_AREA)
     # The rim: where the two are blended, most of all halfway.
     rim = 4 * inside * (1 - inside)
-    middle = [
-        np.median(difference[..., c][rim > 0.2]) if (rim > 0.2).any() else 0.0 for c in range(3)
-    ]
+    sure = rim > 0.2
+    if not sure.any():
+        return np.zeros_like(painted)
+    middle = np.median(difference[sure], axis=0)
     spread = np.abs(difference - middle).max(axis=2)
     # Hair, a hand or a collar in the rim differ for other reasons than light.
-    rim = (rim / (1 + (spread / 16) ** 2)).astype(np.float32) + np.float32(1e-6)
+    rim = (rim / (1 + (spread / 16) ** 2)).astype(np.float32)
     sigma = 0.22 * max(small)
-    weight = cv2.GaussianBlur(rim, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    low = cv2.GaussianBlur(
-        difference * rim[..., None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE
-    )
-    low = np.clip(low / weight[..., None], -LIGHT_LIMIT, LIGHT_LIMIT)
+    border = cv2.BORDER_REPLICATE
+    weight = cv2.GaussianBlur(rim, (0, 0), sigma, borderType=border)[..., None]
+    low = cv2.GaussianBlur(difference * rim[..., None], (0, 0), sigma, borderType=border)
+    # Where little of the rim can be trusted, its median over all speaks.
+    prior = np.float32(0.15) * weight.max() + np.float32(1e-6)
+    low = np.clip((low + prior * middle) / (weight + prior), -LIGHT_LIMIT, LIGHT_LIMIT)
+    low = low.astype(np.float32)
     return cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
