@@ -96,30 +96,32 @@ class Portrait:
 
 PEAKS = 600
 """Pieces of a voice's picture; more than a node is wide."""
-SPEECH_RANGE = 25.0
-"""dB under the loud rows of a voice down to which a row counts as speech."""
+
+
+def row(name: str) -> Engine:
+    """The engine of that name; what it needs for drawing may still be absent."""
+    from .engines import ENGINES, pick
+
+    return next((engine for engine in ENGINES if engine.name == name), None) or pick(name)
 
 
 def describe(audio: Audio) -> Portrait:
     """How ``audio`` looks: its swing, where there is speech, and how far the mouth opens."""
     import numpy as np
 
-    from .audio import mel
+    from .audio.voice import speech as spoken
     from .engines.draft import speech
     from .media.audio import MemoryVoice
     from .media.timing import frame_count
 
     voice = MemoryVoice(audio)
-    rows = np.concatenate(list(mel.mel_rows(voice.blocks(mel.RATE))))
-    loud = mel.loudness(rows[:, : mel.BANDS])
-    top, _ = speech.level_and_colour(rows)
     moments = [Fraction(index, 100) for index in range(frame_count(voice.duration, 100))]
     return Portrait(
         duration=float(voice.duration),
         rate=audio.rate,
         channels=len(audio.samples),
         peaks=_pieces(np.abs(audio.samples).max(axis=0)),
-        speech=_phrases(loud > top - SPEECH_RANGE, mel.ROWS_PER_SECOND),
+        speech=[(float(start), float(end)) for start, end in spoken(voice)],
         opening=_pieces(speech.hear(voice, moments)[:, speech.OPEN]),
     )
 
@@ -131,20 +133,6 @@ def _pieces(curve: np.ndarray) -> list[float]:
     starts = np.linspace(0, len(curve), PEAKS + 1).astype(int)[:-1]
     highest = np.maximum.reduceat(curve, np.minimum(starts, len(curve) - 1))
     return [round(float(value), 2) for value in highest.clip(0, 1)]
-
-
-def _phrases(spoken: np.ndarray, rows_per_second: int) -> list[tuple[float, float]]:
-    """Seconds of speech; pauses within a phrase are filled, clicks left out."""
-    from .faces.smooth import spans
-
-    joined: list[tuple[float, float]] = []
-    for first, last in spans(spoken):
-        start, end = first / rows_per_second, last / rows_per_second
-        if joined and start - joined[-1][1] < 0.3:
-            joined[-1] = (joined[-1][0], end)
-        else:
-            joined.append((start, end))
-    return [(start, end) for start, end in joined if end - start > 0.08]
 
 
 def find(

@@ -24,11 +24,14 @@ from comfy_api.v0_0_2 import ComfyExtension, Input, InputImpl, io, ui
 
 from ..lipsync_core.errors import LipSyncError, MediaError, SettingsError
 from ..lipsync_core.types import Audio, Progress, Settings
+from . import choices
+from .sockets import LoadedModel
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ..lipsync_core.engines.base import Engine
     from ..lipsync_core.faces.detect.base import Detector
     from ..lipsync_core.staged import Patch
 
@@ -36,6 +39,9 @@ log = logging.getLogger("lipsync.comfyui")
 
 CATEGORY = "LipSync"
 MODEL_FOLDER = "lipsync"
+MOTION_KEPT, MOTION_OFF = "from the model", "off"
+UNET_PARAMETERS = 1_300_000_000
+"""Of a LatentSync UNet; ComfyUI chooses the precision by it."""
 MODEL_SUFFIXES = {".safetensors", ".pt", ".pth", ".ckpt"}
 PREVIEW_SIDE = 512
 """Longest side in pixels of a picture sent while a node works."""
@@ -163,13 +169,14 @@ class Frames(Sequence):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return Frames(self.images[index])
-        picture = self.images[index]
-        if picture.shape[-1] < 3:
-            picture = picture[..., :1].expand(*picture.shape[:-1], 3)
-        picture = picture[..., :3].detach().to(device="cpu").float()
-        # A frame that some node left undefined must not become noise.
-        picture = picture.nan_to_num(0.0).clamp(0, 1)
-        return picture.mul(255).round().byte().numpy()
+        import numpy as np
+
+        picture = self.images[index].detach().to(device="cpu").float().numpy()
+        picture = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].repeat(3, -1)
+        # In numpy: torch would wake all its threads five times for one small picture. fmax also
+        # makes black of what some node left undefined.
+        picture = np.minimum(np.fmax(picture, 0.0), 1.0)
+        return np.rint(picture * 255.0).astype(np.uint8)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -545,8 +552,14 @@ def device() -> str:
 def managed(network: Any) -> Any:
     """A network in the hands of ComfyUI's memory manager."""
     import comfy.model_management as memory
+    import torch
     from comfy.model_patcher import ModelPatcher
 
+    if isinstance(getattr(type(network), "device", None), property):
+        # The manager writes into `device`, which networks of diffusers only let it read.
+        holder = torch.nn.Module()
+        holder.network = network
+        network = holder
     return ModelPatcher(
         network, load_device=memory.get_torch_device(), offload_device=memory.unet_offload_device()
     )
@@ -559,26 +572,68 @@ def load(*patchers: Any, reserve: int = 0) -> None:
     memory.load_models_gpu(list(patchers), memory_required=reserve)
 
 
-def load_latentsync(path: Path, release: str, dtype: str) -> Any:
+def load_latentsync(path: Path, release: str, dtype: str) -> LoadedModel:
     """A LatentSync checkpoint as what a LIPSYNC_MODEL socket carries."""
-    raise LipSyncError("this version has no LatentSync engine yet; choose the draft engine")
+    import comfy.model_management as memory
+    import torch
+
+    from ..lipsync_core.engines.latentsync.hosted import open_checkpoint
+
+    chosen = (
+        memory.unet_dtype(
+            device=memory.get_torch_device(),
+            model_params=UNET_PARAMETERS,
+            supported_dtypes=[torch.float16, torch.bfloat16, torch.float32],
+        )
+        if dtype == "auto"
+        else getattr(torch, dtype)
+    )
+    engine = open_checkpoint(path, release=release, dtype=chosen)
+    return LoadedModel(engine=engine, patchers=(managed(engine.unet), managed(engine.vae)))
 
 
-def with_motion(model: Any, motion: str, strength: float, window: int, overlap: int) -> Any:
-    """``model`` with another choice of temporal modules; engines without any pass through."""
+def with_motion(model: LoadedModel, motion: str, strength: float, overlap: int) -> LoadedModel:
+    """``model`` with another choice of temporal modules; engines without any pass through.
+
+    ComfyUI's own patches do it, so that the weights stay shared with the model that came in.
+    """
     if not model.patchers:
         log.info("the %s engine has no motion modules; it goes on unchanged", model.engine.name)
         return model
-    raise LipSyncError("this version has no LatentSync engine yet; choose the draft engine")
+    import torch
+
+    from ..lipsync_core.engines.latentsync import hosted
+
+    unet = model.patchers[0].clone()
+    names = list(unet.model.state_dict())
+    if motion not in (MOTION_KEPT, MOTION_OFF):
+        fresh = hosted.motion_tensors(checkpoint_path(motion))
+        absent = [name for name in names if ".motion_modules." in name and name not in fresh]
+        if absent:
+            raise SettingsError(f"{motion} has no motion modules for {absent[0]} of this model")
+        unet.add_patches({name: ("set", (value,)) for name, value in fresh.items()})
+    scale = 0.0 if motion == MOTION_OFF else strength
+    if scale != 1.0:
+        ends = hosted.motion_outputs(names)
+        nothing = {name: ("diff", (torch.zeros(1),)) for name in ends}
+        unet.add_patches(nothing, strength_patch=0.0, strength_model=scale)
+    engine = model.engine.tuned(overlap=overlap) if overlap >= 0 else model.engine
+    return LoadedModel(engine=engine, patchers=(unet, *model.patchers[1:]))
 
 
 def sampling_engine(
-    model: Any, preset: str, steps: int, scheduler: str, guidance: float, window_batch: int
-) -> Any:
+    model: LoadedModel, steps: int, scheduler: str, guidance: float, window_batch: int
+) -> Engine:
     """The engine of ``model`` set up for one run, its networks on their device."""
-    if model.patchers:
-        load(*model.patchers)
-    return model.engine
+    if not model.patchers:
+        return model.engine
+    changes: dict[str, Any] = {"steps": steps} if steps else {}
+    if scheduler in choices.SAMPLERS:
+        changes["sampler"] = scheduler
+    if guidance >= 0:
+        changes["guidance"] = guidance
+    load(*model.patchers)
+    return model.engine.tuned(batch=window_batch, **changes)
 
 
 # Settings -----------------------------------------------------------------------------------------
@@ -632,22 +687,29 @@ class Canvas:
     """A copy of a batch of pictures that patches are painted on; everything else keeps its value."""
 
     def __init__(self, images: torch.Tensor) -> None:
-        import torch
+        import numpy as np
 
-        self.images = images.clone()
-        self.changed = torch.zeros(images.shape[:3], dtype=torch.float32)
+        self._pictures = np.array(images.detach().to(device="cpu").float())
+        self._changed = np.zeros(self._pictures.shape[:3], np.float32)
 
     def put(self, patch: Patch) -> None:
-        import torch
-
         rows = slice(patch.y, patch.y + patch.mask.shape[0])
         columns = slice(patch.x, patch.x + patch.mask.shape[1])
-        alpha = torch.from_numpy(patch.mask)
-        region = self.images[patch.index, rows, columns, :3]
-        fresh = torch.from_numpy(patch.rgb / 255.0).to(region)
-        mixed = torch.lerp(region, fresh, alpha[..., None].to(region))
-        self.images[patch.index, rows, columns, :3] = mixed
-        self.changed[patch.index, rows, columns] = alpha
+        region = self._pictures[patch.index, rows, columns, :3]
+        region += patch.mask[..., None] * (patch.rgb / 255.0 - region)
+        self._changed[patch.index, rows, columns] = patch.mask
+
+    @property
+    def images(self) -> torch.Tensor:
+        """The painted pictures as IMAGE."""
+        import torch
+
+        return _finished(torch.from_numpy(self._pictures))
+
+    @property
+    def changed(self) -> torch.Tensor:
+        """How far each pixel was replaced, as MASK."""
+        return mask(self._changed)
 
 
 def flags(values: np.ndarray, side: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, get_args
 
-from ..lipsync_core.types import DraftMode, LengthPolicy, MissingPolicy, Settings
+from ..lipsync_core.types import DraftMode, LengthPolicy, MissingPolicy, Settings, SilencePolicy
 
 ENGINES = ("draft", "latentsync-1.0", "latentsync-1.5", "latentsync-1.6")
 DETECTORS = ("yunet", "insightface", "cascade")
@@ -16,6 +16,9 @@ FACES = ("largest", "left", "right", "all", "index:0", "index:1", "index:2", "in
 LENGTHS: tuple[str, ...] = get_args(LengthPolicy)
 MISSING: tuple[str, ...] = get_args(MissingPolicy)
 DRAFT_MODES: tuple[str, ...] = get_args(DraftMode)
+SILENCES: tuple[str, ...] = get_args(SilencePolicy)
+PRESETS = ("auto", "exact", "best", "balanced", "cached", "fast", "preview")
+SAMPLERS = ("ddim", "dpm", "unipc")
 CONTAINERS = ("mp4", "mov", "mkv", "webm")
 
 

@@ -148,7 +148,7 @@ class FaceAlign(bridge.Node):
         boxes: Any = None,
         mask: Any = None,
     ) -> io.NodeOutput:
-        from ..lipsync_core import engines, staged
+        from ..lipsync_core import staged
 
         bridge.share_models()
         frames = bridge.frames(images)
@@ -156,7 +156,7 @@ class FaceAlign(bridge.Node):
         faces = staged.find(
             frames,
             rate,
-            engines.pick(engine),
+            staged.row(engine),
             bridge.settings(
                 face=f"point:{point.strip()}" if point.strip() else face,
                 detector=detector,

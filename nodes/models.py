@@ -87,8 +87,8 @@ class MotionModule(bridge.Node):
             display_name="LipSync Motion Module",
             category=f"{bridge.CATEGORY}/stages",
             description=(
-                "Attaches, swaps or switches off the temporal modules of a LatentSync model and says how long a window "
-                "of frames they see. The draft engine has none and passes through unchanged."
+                "Attaches, swaps or switches off the temporal modules of a LatentSync model and says how far the "
+                "windows of frames they see overlap. The draft engine has none and passes through unchanged."
             ),
             search_aliases=[
                 "temporal",
@@ -102,8 +102,8 @@ class MotionModule(bridge.Node):
                 option(
                     io.Combo,
                     "motion",
-                    options=["from the model", "off", *files],
-                    default="from the model",
+                    options=[bridge.MOTION_KEPT, bridge.MOTION_OFF, *files],
+                    default=bridge.MOTION_KEPT,
                     tooltip="Keep the modules of the checkpoint, switch them off, or take those of another file.",
                 ),
                 option(
@@ -117,19 +117,14 @@ class MotionModule(bridge.Node):
                 ),
                 option(
                     io.Int,
-                    "window",
-                    default=16,
-                    min=1,
-                    max=24,
-                    tooltip="Frames made together. 16 is what the networks were trained with.",
-                ),
-                option(
-                    io.Int,
                     "overlap",
-                    default=4,
-                    min=0,
+                    default=-1,
+                    min=-1,
                     max=12,
-                    tooltip="Frames that two windows share and blend; more is smoother and slower.",
+                    tooltip=(
+                        "Frames that two windows of sixteen share and blend; more is smoother and slower. "
+                        "-1 takes the preset's."
+                    ),
                 ),
             ],
             outputs=[
@@ -142,14 +137,8 @@ class MotionModule(bridge.Node):
         )
 
     @classmethod
-    def validate_inputs(cls, window: int = 16, overlap: int = 4) -> bool | str:
-        return overlap < window or f"overlap {overlap} must be smaller than window {window}"
-
-    @classmethod
-    def execute(
-        cls, model: Any, motion: str, strength: float, window: int, overlap: int
-    ) -> io.NodeOutput:
-        return io.NodeOutput(bridge.with_motion(model, motion, strength, window, overlap))
+    def execute(cls, model: Any, motion: str, strength: float, overlap: int) -> io.NodeOutput:
+        return io.NodeOutput(bridge.with_motion(model, motion, strength, overlap))
 
 
 class ModelDownloader(bridge.Node):

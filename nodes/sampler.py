@@ -7,8 +7,7 @@ from typing import Any
 from . import bridge, choices, sockets
 from .bridge import Schema, io, option, output
 
-PRESETS = ("auto", "exact", "fast", "fastest")
-SCHEDULERS = ("from the preset", "ddim", "dpm++", "unipc")
+FROM_PRESET = "from the preset"
 
 
 class Sampler(bridge.Node):
@@ -45,9 +44,12 @@ class Sampler(bridge.Node):
                 option(
                     io.Combo,
                     "preset",
-                    options=list(PRESETS),
-                    default=PRESETS[0],
-                    tooltip="How much work is spent: exact does what the paper did, fast takes few steps.",
+                    options=list(choices.PRESETS),
+                    default=choices.default("preset"),
+                    tooltip=(
+                        "How much work is spent: exact does what the original did, best also blends windows, fast and "
+                        "preview take few steps. auto: best on a GPU, fast on a CPU."
+                    ),
                 ),
                 option(
                     io.Int,
@@ -61,8 +63,8 @@ class Sampler(bridge.Node):
                 option(
                     io.Combo,
                     "scheduler",
-                    options=list(SCHEDULERS),
-                    default=SCHEDULERS[0],
+                    options=[FROM_PRESET, *choices.SAMPLERS],
+                    default=FROM_PRESET,
                     advanced=True,
                     tooltip="The rule by which noise is taken away step by step.",
                 ),
@@ -74,7 +76,25 @@ class Sampler(bridge.Node):
                     max=5.0,
                     step=0.1,
                     advanced=True,
-                    tooltip="How strongly the voice steers: 1 as trained, more is more mouth; -1 takes the preset's.",
+                    tooltip="How far beyond the prediction without sound: 1 is fastest, 1.5 the original's; -1 takes the preset's.",
+                ),
+                option(
+                    io.Float,
+                    "strength",
+                    default=choices.default("strength"),
+                    min=0.0,
+                    max=3.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="How far the voice leads: 0 not at all, 1 as its authors chose, 2 twice as far.",
+                ),
+                option(
+                    io.Combo,
+                    "silence",
+                    options=list(choices.SILENCES),
+                    default=choices.default("silence"),
+                    advanced=True,
+                    tooltip="In pauses of the voice: what the model makes of it, a mouth told to close, or the source's own mouth.",
                 ),
                 option(
                     io.Int,
@@ -111,17 +131,19 @@ class Sampler(bridge.Node):
         steps: int,
         scheduler: str,
         guidance: float,
+        strength: float,
+        silence: str,
         window_batch: int,
         crops: Any = None,
     ) -> io.NodeOutput:
         from ..lipsync_core import staged
 
-        engine = bridge.sampling_engine(model, preset, steps, scheduler, guidance, window_batch)
+        engine = bridge.sampling_engine(model, steps, scheduler, guidance, window_batch)
         rendered = staged.render(
             faces,
             features,
             engine,
-            bridge.settings(seed=seed),
+            bridge.settings(seed=seed, preset=preset, strength=strength, silence=silence),
             bridge.progress(),
             crops=None if crops is None else bridge.frames(crops, what="crops"),
         )

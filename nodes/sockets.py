@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from comfy_api.v0_0_2 import io
-
-if TYPE_CHECKING:
-    from ..lipsync_core.engines.base import Engine
 
 Model = io.Custom("LIPSYNC_MODEL")
 Features = io.Custom("LIPSYNC_FEATURES")
@@ -27,22 +24,7 @@ Compare = io.Custom("LIPSYNC_COMPARE")
 class LoadedModel:
     """What a LIPSYNC_MODEL socket carries."""
 
-    engine: Engine
-    """A row of ``ENGINES``, ready to start sessions."""
+    engine: Any
+    """An ``Engine``, ready to start sessions once its networks are on their device."""
     patchers: tuple[Any, ...] = ()
     """Its networks in the hands of ComfyUI's memory manager; none for engines without weights."""
-    motion: MotionChoice | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MotionChoice:
-    """How the temporal modules of a model are used; None leaves what the engine has."""
-
-    enabled: bool = True
-    strength: float = 1.0
-    """0 leaves every frame alone, 1 is what was trained."""
-    window: int | None = None
-    """Frames that are made together."""
-    overlap: int | None = None
-    """Frames that two windows share."""
-    extra: dict[str, Any] = field(default_factory=dict)

@@ -60,8 +60,8 @@ class WhisperFeatures(bridge.Node):
 
     @classmethod
     def execute(cls, audio: Any, fps: float, engine: str) -> io.NodeOutput:
-        from ..lipsync_core import engines, staged
+        from ..lipsync_core import staged
 
         bridge.share_models()
-        heard = staged.hear(bridge.sound(audio), engines.pick(engine), bridge.rate(fps))
+        heard = staged.hear(bridge.sound(audio), staged.row(engine), bridge.rate(fps))
         return io.NodeOutput(heard, len(heard.times))

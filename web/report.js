@@ -7,7 +7,7 @@ export function reportWidget(node, name) {
   box.spellcheck = false;
   box.placeholder = "Run the workflow to see the report here.";
   box.className = "comfy-multiline-input";
-  box.style.cssText = "width:100%;height:100%;resize:none;font:12px/1.4 monospace;white-space:pre;";
+  box.style.cssText = "width:100%;height:100%;resize:none;font:12px/1.4 monospace;white-space:pre-wrap;";
   let lines = 0;
   const widget = elementWidget(
     node,
