@@ -14,8 +14,8 @@ PATCH_BOX = (-0.85, -0.55, 0.85, 0.95)
 """Left, top, right, bottom of a lower face about the middle of the mouth, in units of the template."""
 
 _SHARPEN = 0.04
-_CRISP = np.float32(
-    [[0, -_SHARPEN, 0], [-_SHARPEN, 1 + 4 * _SHARPEN, -_SHARPEN], [0, -_SHARPEN, 0]]
+_CRISP = np.array(
+    [[0, -_SHARPEN, 0], [-_SHARPEN, 1 + 4 * _SHARPEN, -_SHARPEN], [0, -_SHARPEN, 0]], np.float32
 )
 """Gives back what a donor loses on its way through two interpolations (14 % of its Laplacian)."""
 
@@ -82,8 +82,9 @@ class Adapter:
         # Only its low-passed part is used, so the coarsest will do.
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         # Centres of the small pixels in region pixels: cv2.resize keeps these when it enlarges.
-        self._xs = ((np.arange(self._small[0], dtype=np.float32) + 0.5) * w / self._small[0]) - 0.5
-        self._ys = ((np.arange(self._small[1], dtype=np.float32) + 0.5) * h / self._small[1]) - 0.5
+        across = (np.arange(self._small[0]) + 0.5) * w / self._small[0] - 0.5
+        along = (np.arange(self._small[1]) + 0.5) * h / self._small[1] - 0.5
+        self._grid = np.stack(np.meshgrid(across, along), -1).astype(np.float32)
         x = cv2.resize(self.region.x, self._small, interpolation=cv2.INTER_AREA)
         y = cv2.resize(self.region.y, self._small, interpolation=cv2.INTER_AREA)
         # Nose and cheeks tell the pose; the chin moves with the mouth and would squeeze it.
@@ -125,51 +126,34 @@ class Adapter:
         uint8, and how far the two disagree outside the mouth, small, in grey levels.
         """
         small = self.small(current)
-        grid_x, grid_y = np.meshgrid(self._xs, self._ys)
-        a = matrix.astype(np.float32)
-        map_x = a[0, 0] * grid_x + a[0, 1] * grid_y + a[0, 2]
-        map_y = a[1, 0] * grid_x + a[1, 1] * grid_y + a[1, 2]
+        turn = matrix[:, :2].T.astype(np.float32)
+        places = self._grid @ turn + matrix[:, 2].astype(np.float32)
         w, h = self.region.size
-        stretch = float(np.sqrt(abs(a[0, 0] * a[1, 1] - a[0, 1] * a[1, 0]))) * w / self._small[0]
-        source, shrink = donor, 1.0
+        pixel = np.float32(w / self._small[0])
+        stretch = float(np.sqrt(abs(np.linalg.det(turn)))) * float(pixel)
+        source, shrink = donor, np.float32(1)
         if stretch > 1.5:
             source = cv2.resize(
                 donor, None, fx=1 / stretch, fy=1 / stretch, interpolation=cv2.INTER_AREA
             )
-            shrink = source.shape[1] / donor.shape[1]
+            shrink = np.float32(source.shape[1] / donor.shape[1])
 
-        def sample(field_x: np.ndarray, field_y: np.ndarray) -> np.ndarray:
-            return cv2.remap(
-                source,
-                (field_x + 0.5) * shrink - 0.5,
-                (field_y + 0.5) * shrink - 0.5,
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-
-        first = sample(map_x, map_y)
+        first = _sampled(source, (places + 0.5) * shrink - 0.5)
         flow = self._flow.calc(
             cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.cvtColor(first, cv2.COLOR_RGB2GRAY), None
         )
         limit = 0.16 * self._unit
         flow = self._smooth(np.clip(flow, -limit, limit)) / self._ring_sum[..., None]
         flow = cv2.resize(flow, self._small, interpolation=cv2.INTER_LINEAR)
-        pixel = np.float32(w / self._small[0])
-        map_x = map_x + (a[0, 0] * flow[..., 0] + a[0, 1] * flow[..., 1]) * pixel
-        map_y = map_y + (a[1, 0] * flow[..., 0] + a[1, 1] * flow[..., 1]) * pixel
+        places += (flow * pixel) @ turn
 
-        second = sample(map_x, map_y).astype(np.float32)
+        second = _sampled(source, (places + 0.5) * shrink - 0.5).astype(np.float32)
         light = small.astype(np.float32)
         gain = self._smooth(light) / np.maximum(self._smooth(second), 1e-3)
         gain = np.clip(cv2.resize(gain, self._small), 0.6, 1.6)
         apart = np.abs(second * gain - light).max(-1)
-        drawn = cv2.remap(
-            donor,
-            cv2.resize(map_x, (w, h), interpolation=cv2.INTER_LINEAR),
-            cv2.resize(map_y, (w, h), interpolation=cv2.INTER_LINEAR),
-            cv2.INTER_CUBIC,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        everywhere = cv2.resize(places, (w, h), interpolation=cv2.INTER_LINEAR)
+        drawn = _sampled(donor, everywhere, cv2.INTER_CUBIC)
         drawn = cv2.filter2D(drawn, -1, _CRISP, borderType=cv2.BORDER_REPLICATE)
         gain = cv2.resize(gain, (w, h), interpolation=cv2.INTER_LINEAR)
         drawn = cv2.multiply(drawn, gain, dtype=cv2.CV_8U)
@@ -188,6 +172,11 @@ class Adapter:
         return self._mask * trust
 
 
+def _sampled(picture: np.ndarray, places: np.ndarray, how: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """``picture`` at ``(h, w, 2)`` float32 places x, y; its edge goes on for ever."""
+    return cv2.remap(picture, places, None, how, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore
+
+
 def morph(first: np.ndarray, second: np.ndarray, share: float, unit: float) -> np.ndarray:
     """A picture ``share`` of the way from one mouth to another, moved along flow rather than faded.
 
@@ -200,17 +189,11 @@ def morph(first: np.ndarray, second: np.ndarray, share: float, unit: float) -> n
     two = cv2.cvtColor(cv2.resize(second, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     there, back = dis.calc(one, two, None), dis.calc(two, one, None)
-    columns, rows = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    grid = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).astype(np.float32)
 
     def pull(picture: np.ndarray, flow: np.ndarray, amount: float) -> np.ndarray:
-        flow = cv2.resize(cv2.GaussianBlur(flow, (0, 0), 1.0), (w, h)) * np.float32(w / size[0])
-        return cv2.remap(
-            picture,
-            columns + flow[..., 0] * np.float32(amount),
-            rows + flow[..., 1] * np.float32(amount),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        flow = cv2.resize(cv2.GaussianBlur(flow, (0, 0), 1.0), (w, h))
+        return _sampled(picture, grid + flow * np.float32(amount * w / size[0]))
 
     return cv2.addWeighted(
         pull(first, back, share), 1.0 - share, pull(second, there, 1.0 - share), share, 0.0

@@ -20,7 +20,7 @@ _GROWN = 1.6
 """A face so many times larger than the donors kept starts a new collection."""
 _RUN = 8
 """Donors are kept and dropped in runs of this many frames, so that neighbours stay neighbours."""
-_BINS = np.float32((0.04, 0.05, 0.05, 0.06, 0.06))
+_BINS = np.array((0.04, 0.05, 0.05, 0.06, 0.06), np.float32)
 """Steps of opening, width, gap, yaw and pitch within which two frames count as the same mouth."""
 
 _FRAME, _REFERENCE, _VALUES, _POINTS = 0, 1, slice(2, 6), slice(6, 16)

@@ -47,7 +47,7 @@ def pose_of(points: np.ndarray) -> np.ndarray:
 
 def pose_distance(pose: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distance of one ``(3,)`` pose to ``(N, 3)`` others, in units of yaw."""
-    difference = (others - pose) * np.float32((1.0, 0.8, 0.35))
+    difference = (others - pose) * np.array((1.0, 0.8, 0.35), np.float32)
     return np.sqrt((difference**2).sum(-1))
 
 

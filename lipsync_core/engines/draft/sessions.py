@@ -16,7 +16,7 @@ from .adapt import Adapter, morph
 from .donors import Donors, patch_matrix
 from .lips import Lips, Tracker, find
 from .measure import VIEW, VIEW_BOX, VIEW_UNIT, pose_distance, pose_of
-from .units import OWN, Cast, Search, aim_of
+from .units import OWN, PARTED, Cast, Search, aim_of
 from .warp import Bend, Warper, nudge
 
 _LOOK_AHEAD = 8
@@ -135,6 +135,9 @@ class UnitSession(Session):
         self._donors = donors
         self._wardrobe = Wardrobe(donors, track, template)
         self._cast = Cast(donors, self._wardrobe.views(), self._poses[donors.frame])
+        # What flow and colour take for shut may still show teeth, and pauses are looked at for long.
+        shut, gaps = _shut_donors(self._cast, self._wardrobe)
+        self._cast.parted[shut] += gaps / PARTED
         self._search = Search(self._cast)
         self._sharp = np.interp(np.arange(track.frame_count), donors.frame, donors.sharp).astype(
             np.float32
@@ -219,6 +222,8 @@ class UnitSession(Session):
         aim, cast = self._aim, self._cast
         lack = float(aim.opening[row] - cast.opening[donor]) * cast.span * _GAP
         opening = float(np.sign(lack) * np.clip(abs(lack) - 0.015, 0.0, 0.10))
+        # Teeth drawn out to more than half as tall again look like rubber.
+        opening = min(opening, 0.02 + 0.5 * float(cast.gap[donor]))
         lack = 0.5 * float(aim.width[row] - cast.width[donor])
         width = float(np.sign(lack) * np.clip(abs(lack) - 0.10, 0.0, 0.35))
         # Closing more than what parts the lips would eat them: the measured gap and a seam, no more.
@@ -337,7 +342,7 @@ class NeutralSession(Session):
         self._donors = donors
         poses = self._poses[donors.frame]
         cast = Cast(donors, self._wardrobe.views(), poses)
-        self._calm = _calm_donors(cast.opening, poses)
+        self._calm = _calm_donors(cast, self._wardrobe)
         self._seed = seed
         self._warpers: dict[int, Warper] = {}
         self._now, self._before, self._fade, self._source = -1, -1, 0, -1
@@ -387,11 +392,19 @@ class NeutralSession(Session):
         return self._wardrobe.worn(picture[:height], donor, current)
 
 
-def _calm_donors(opening: np.ndarray, poses: np.ndarray, count: int = 5) -> np.ndarray:
-    """Shut mouths spread over the poses, nearest to all first: ``(<=count,)`` donors."""
-    shut = np.flatnonzero(opening <= max(np.percentile(opening, 15), 0.08))
-    weights = np.float32((1.0, 0.8, 0.35))
-    places = poses[shut] * weights
+def _shut_donors(cast: Cast, wardrobe: Wardrobe) -> tuple[np.ndarray, np.ndarray]:
+    """The donors most surely shut, and the gap in units that a closer look still finds in each."""
+    order = np.argsort(cast.opening + cast.parted, kind="stable")
+    shut = order[: max(min(32, len(order) // 6), 1)]
+    gaps = [wardrobe.lips(int(donor)).gap / wardrobe.donors.unit for donor in shut]
+    return shut, np.array(gaps, np.float32)
+
+
+def _calm_donors(cast: Cast, wardrobe: Wardrobe, count: int = 5) -> np.ndarray:
+    """Shut mouths spread over the poses, the most usual pose first: ``(<=count,)`` donors."""
+    shut, gaps = _shut_donors(cast, wardrobe)
+    shut = shut[gaps <= max(float(gaps.min()), 0.01)]
+    places = cast.poses[shut] * np.array((1.0, 0.8, 0.35), np.float32)
     chosen = [int(np.argmin(((places - np.median(places, 0)) ** 2).sum(1)))]
     while len(chosen) < min(count, len(shut)):
         apart = ((places[:, None] - places[chosen][None]) ** 2).sum(-1).min(1)

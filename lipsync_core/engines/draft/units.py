@@ -15,7 +15,7 @@ OWN = -1
 
 _OPEN, _WIDTH, _CLOSED = 12.0, 0.6, 10.0
 """Weights of the squared differences of opening and width, and of opening where lips must meet."""
-_PARTED, _SHUT = 0.10, 6.0
+PARTED, _SHUT = 0.10, 6.0
 """Gap in units that is plainly not shut, and the weight of its square where lips must meet."""
 _GAP_SEEN = 0.02
 """Range of the gap (p95 - p3, units) from which lips are known to part."""
@@ -85,7 +85,7 @@ class Cast:
         jaw, measured_width = measure_all(gray, poses)
         self.gap = lip_gaps(views)
         low, high = np.percentile(self.gap, (3, 95))
-        self.parted = np.clip((self.gap - low) / _PARTED, 0.0, 1.5)
+        self.parted = np.clip((self.gap - low) / PARTED, 0.0, 1.5)
         # Jaw and lips count alike; without coloured lips the jaw must do.
         mixed = _ranged(jaw) + (_ranged(self.gap) if high - low > _GAP_SEEN else 0.0)
         self.opening = _ranged(mixed)
