@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..media.reader import Clip
     from ..types import Picture
 
+_LEAST_RANGE = 0.03
+"""Opening below which a mouth counts as still."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MouthMotion:
@@ -43,6 +46,24 @@ class MouthMotion:
     def seen(self) -> np.ndarray:
         """``(T,)`` bool."""
         return np.isfinite(self.opening)
+
+    @property
+    def openness(self) -> np.ndarray:
+        """``(T,)`` float64: about 0 shut, 1 as wide as this mouth opens in the clip; NaN unseen.
+
+        The mean of two measures that fail differently: flow loses its zero when the head turns,
+        colour needs lips that are redder than skin.
+        """
+        seen = self.seen
+        if not seen.any():
+            return self.opening.astype(np.float64)
+        low, high = np.percentile(self.opening[seen], [3, 97])
+        # A mouth that hardly moves must not look as if it did.
+        by_flow = (self.opening - low) / max(float(high - low), _LEAST_RANGE)
+        widest = float(np.percentile(self.gap[seen], 97))
+        if widest < _LEAST_RANGE:
+            return by_flow.astype(np.float64)
+        return 0.5 * (by_flow + self.gap / widest).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,12 +178,6 @@ def sample(found: Examination, points: int = _POINTS) -> Curves:
     """The curves of a report."""
     watched, heard = found.watched, found.heard
     times = np.linspace(0.0, watched.duration, min(points, max(watched.frame_count, 2)))
-    opening = found.motion.opening.astype(np.float64)
-    known = np.isfinite(opening)
-    if known.any():
-        low, high = np.percentile(opening[known], [3, 97])
-        # A mouth that hardly moves must not look as if it did.
-        opening = (opening - low) / max(high - low, 0.03)
     lead = float(found.voice_times[0] - watched.times[0]) if len(watched.times) else 0.0
     moments = times + lead
     predicted = embedded.at(heard.opening, moments)
@@ -191,7 +185,7 @@ def sample(found: Examination, points: int = _POINTS) -> Curves:
     return Curves(
         times=times,
         course=_at_frames(found.course, watched.times, times),
-        measured=np.clip(_at_frames(opening, watched.times, times), -0.1, 1.15),
+        measured=np.clip(_at_frames(found.motion.openness, watched.times, times), -0.1, 1.15),
         predicted=np.clip(predicted, 0.0, 1.0),
         wave=_peaks(found, times, lead),
     )
@@ -343,7 +337,8 @@ def _offset_chart(found: Examination) -> str:
     for ms in range(-600, 601, 200):
         parts.append(
             f'<line class="grid" x1="{across(ms):.1f}" x2="{across(ms):.1f}" y1="0" y2="{height - 26}"/>'
-            f'<text x="{across(ms):.1f}" y="{height - 8}" text-anchor="middle">'
+            f'<text x="{across(ms):.1f}" y="{height - 8}" '
+            f'text-anchor="{"end" if ms == 600 else "middle"}">'
             f"{'in sync' if ms == 0 else f'{ms:+d} ms'}</text>"
         )
     for value in np.linspace(low + room, high - room, 4):
@@ -443,7 +438,7 @@ def moments(found: Examination) -> list[tuple[float, str]]:
             chosen.append((float(times[place]), WORDS[segment.state]))
     if np.isfinite(found.course).any():
         chosen.append((float(times[int(np.nanargmax(found.course))]), "fits best"))
-    opening = found.motion.opening
+    opening = found.motion.openness
     if np.isfinite(opening).any():
         widest = int(np.nanargmax(opening))
         chosen.append((float(times[widest]), "widest open"))

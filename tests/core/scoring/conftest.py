@@ -31,7 +31,7 @@ def obedient(sound, count):
     return 9 * (path - path.min()) / np.ptp(path)
 
 
-def draw_clip(path, *, late=0.0, seconds=8.0, faces=1):
+def draw_clip(path, *, late=0.0, seconds=8.0, faces=1, moving=True):
     """A textured face whose chin falls as the sound asks; the sound comes ``late`` seconds late."""
     random = np.random.default_rng(0)
     swell = syllables(seconds)
@@ -48,7 +48,7 @@ def draw_clip(path, *, late=0.0, seconds=8.0, faces=1):
         voice.layout = "mono"
         for index in range(int(seconds * FPS)):
             rows = np.arange(SIDE, dtype=float)
-            rows[92:] -= np.minimum(openings[index], rows[92:] - 92)
+            rows[92:] -= np.minimum(openings[index] * moving, rows[92:] - 92)
             face = np.repeat(
                 skin[np.clip(np.round(rows).astype(int), 0, SIDE - 1)][..., None], 3, 2
             )
