@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -27,14 +28,14 @@ def paste(
     strength: float = 1.0,
     match_colour: bool = False,
 ) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """What ``picture`` shows from now on: ``(x0, y0, rgb, mask)`` in source pixels.
+    """What to blend into ``picture``: ``(x0, y0, rgb, mask)`` in source pixels.
 
     ``crop``: ``(h, w, 3)`` uint8 or float32 0..255, ``mask``: ``(h, w)`` float32, ``matrix``:
-    ``(2, 3)`` source px to crop px. Returns ``rgb`` ``(H', W', 3)`` float32 0..255, the crop
-    already blended with the source, and ``mask`` ``(H', W')`` float32, the crop's mask times
-    ``strength``, exactly 0 where nothing changes; both are empty when nothing of the mask lies
-    inside the picture. ``match_colour``: shift the crop's low frequencies so that they agree with
-    the source along the rim of the mask.
+    ``(2, 3)`` source px to crop px. Returns ``rgb`` ``(H', W', 3)`` float32 0..255, the crop as
+    the source would show it, not yet blended, and ``mask`` ``(H', W')`` float32, the crop's mask
+    times ``strength``, exactly 0 where nothing changes; both are empty when nothing of the mask
+    lies inside the picture. ``match_colour``: shift the crop's low frequencies so that they agree
+    with the source along the rim of the mask.
     """
     box = _support(mask)
     if box is None or strength <= 0:
@@ -44,9 +45,10 @@ def paste(
     x0, y0, x1, y1 = bounds_of(matrix, corners, picture.size, 1.0)
     if x1 <= x0 or y1 <= y0:
         return _nothing()
-    # One pixel more than the mask needs, so that interpolation never meets the cut edge.
-    rows = slice(max(top - 1, 0), bottom + 2)
-    columns = slice(max(left - 1, 0), right + 2)
+    # More than the mask needs, so that cubic interpolation and softening never meet the cut edge.
+    spare = 3 + math.ceil(2 * scale_of(matrix))
+    rows = slice(max(top - spare, 0), bottom + 1 + spare)
+    columns = slice(max(left - spare, 0), right + 1 + spare)
     inner = translated(matrix, x0, y0)
     inner[:, 2] -= (columns.start, rows.start)
     size = (x1 - x0, y1 - y0)
@@ -54,28 +56,18 @@ def paste(
     painted = _warped(crop[rows, columns], inner, size, enlarged, resampling(enlarged))
     # Linear: a cubic mask would overshoot beyond its own edge.
     alpha = _warped(mask[rows, columns], inner, size, enlarged, cv2.INTER_LINEAR)
-    source = picture.region(x0, y0, x1, y1).astype(np.float32)
     if match_colour:
+        source = picture.region(x0, y0, x1, y1).astype(np.float32)
         painted += _light(source, painted, alpha)
     if strength < 1:
         alpha *= np.float32(strength)
-    np.clip(painted, 0, 255, out=painted)
-    painted -= source
-    painted *= alpha[..., None]
-    painted += source
-    return x0, y0, painted, alpha
+    return x0, y0, np.clip(painted, 0, 255, out=painted), alpha
 
 
-def painted_over(
-    image: np.ndarray, x0: int, y0: int, rgb: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
-    """A copy of ``image`` ``(H, W, 3)`` uint8 with the result of ``paste``; bit-exact where mask is 0."""
-    result = image.copy()
-    height, width = mask.shape
-    region = result[y0 : y0 + height, x0 : x0 + width]
-    changed = mask > 0
-    region[changed] = np.rint(rgb[changed]).astype(np.uint8)
-    return result
+def blend(source: np.ndarray, rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``source`` ``(h, w, 3)`` uint8 with ``rgb`` where ``mask``: uint8, to the bit ``source`` where it is 0."""
+    mixed = source + mask[..., None] * (rgb - source)
+    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 
 
 def _support(mask: np.ndarray) -> tuple[int, int, int, int] | None:

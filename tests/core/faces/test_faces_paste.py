@@ -11,6 +11,13 @@ from lipsync_core.faces.templates import draft_template
 MASKS = {"mouth": mask.mouth, "lower_face": mask.lower_face}
 
 
+def painted_over(image, x0, y0, rgb, alpha):
+    result = image.copy()
+    region = result[y0 : y0 + alpha.shape[0], x0 : x0 + alpha.shape[1]]
+    region[:] = paste.blend(region, rgb, alpha)
+    return result
+
+
 @pytest.fixture
 def scene(photo, face, as_clip):
     picture = as_clip([photo])[0]
@@ -49,7 +56,7 @@ def test_nothing_changes_outside_the_mask(scene, photo):
     picture, template, matrix = scene
     crop = np.random.default_rng(0).integers(0, 256, (160, 160, 3)).astype(np.uint8)
     x0, y0, rgb, alpha = paste.paste(picture, crop, mask.mouth(template), matrix, match_colour=True)
-    result = paste.painted_over(photo, x0, y0, rgb, alpha)
+    result = painted_over(photo, x0, y0, rgb, alpha)
     whole = np.zeros(photo.shape[:2], bool)
     whole[y0 : y0 + alpha.shape[0], x0 : x0 + alpha.shape[1]] = alpha > 0
     assert np.array_equal(result[~whole], photo[~whole])
@@ -69,7 +76,8 @@ def test_the_own_crop_is_hardly_seen(scene, photo):
     crop = align.cut(picture, matrix, 160)
     x0, y0, rgb, alpha = paste.paste(picture, crop, mask.mouth(template), matrix, match_colour=True)
     source = picture.region(x0, y0, x0 + alpha.shape[1], y0 + alpha.shape[0]).astype(float)
-    assert np.abs(rgb - source)[alpha > 0].mean() < 1.2
+    blended = source + alpha[..., None] * (rgb - source)
+    assert np.abs(blended - source)[alpha > 0].mean() < 1.2
     # Not even by a fraction of a pixel: shifted copies fit worse.
     inner = alpha > 0.99
     errors = [np.abs(np.roll(rgb, shift, 1) - source)[inner].mean() for shift in (-1, 0, 1)]
@@ -81,11 +89,8 @@ def test_strength_scales_the_change(scene):
     crop = np.full((160, 160, 3), 200, np.uint8)
     full = paste.paste(picture, crop, mask.mouth(template), matrix)
     half = paste.paste(picture, crop, mask.mouth(template), matrix, strength=0.5)
-    source = picture.region(
-        full[0], full[1], full[0] + full[3].shape[1], full[1] + full[3].shape[0]
-    )
     assert np.allclose(half[3], full[3] / 2)
-    assert np.allclose(half[2] - source, (full[2] - source) / 2, atol=1e-3)
+    assert np.array_equal(half[2], full[2])
     none = paste.paste(picture, crop, mask.mouth(template), matrix, strength=0.0)
     assert none[3].size == 0
 
@@ -129,7 +134,7 @@ def test_a_face_at_the_border_is_cut_off_there(photo, face, as_clip, place):
     assert 0 <= x0 <= x0 + width <= 512
     assert 0 <= y0 <= y0 + height <= 512
     assert rgb.shape == (height, width, 3)
-    paste.painted_over(photo, x0, y0, rgb, alpha)
+    painted_over(photo, x0, y0, rgb, alpha)
 
 
 def test_a_face_outside_or_an_empty_mask_paints_nothing(photo, face, as_clip):
