@@ -156,7 +156,7 @@ class LatentSync(Engine):
             row.name,
             row.passes,
             device,
-            nets.pictures.dtype,
+            str(nets.unet.conv_in.weight.dtype).removeprefix("torch."),
         )
         return LatentSession(
             nets,
@@ -181,7 +181,7 @@ class LatentSync(Engine):
         from .pictures import Pictures, build_taesd, build_vae
         from .session import Nets
 
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
+        dtype, vae_dtype = dtypes_for(device, row)
         key = (str(device), str(dtype), row.tiny_vae)
         if key in self._nets:
             return self._nets[key]
@@ -207,7 +207,7 @@ class LatentSync(Engine):
         else:
             vae = build_vae(tensors.vae_names(tensors.load(VAE)))
         # past diffusers' own ``to``, which warns about nothing
-        torch.nn.Module.to(vae, device, dtype)
+        torch.nn.Module.to(vae, device, vae_dtype)
         pictures = Pictures(vae, tiny=row.tiny_vae, batch=8 if device.type == "cuda" else 2)
         self._nets[key] = Nets(unet=unet, pictures=pictures)
         return self._nets[key]
@@ -247,6 +247,22 @@ def pick_device(name: str) -> torch.device:
     if not here.get(device.type, False):
         raise SettingsError(f"{name} is not available on this machine; use --device cpu or auto")
     return device
+
+
+def dtypes_for(device: torch.device, row: Preset) -> tuple[torch.dtype, torch.dtype]:
+    """Of the denoiser and of the VAE, whose eight bits of bfloat16 would show as bands."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.float16, torch.float16
+    # only where the processor multiplies it itself; elsewhere it is slower than float32
+    native = [
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    ]
+    if device.type == "cpu" and row.name != "exact" and any(native):
+        return torch.bfloat16, torch.float32
+    return torch.float32, torch.float32
 
 
 def batch_for(device: torch.device, size: int) -> int:
