@@ -26,7 +26,7 @@ class Synthetic:
         turn = cv2.getRotationMatrix2D((222.0, 124.0), 3 * np.sin(index / 9), 3.55)
         turn[:, 2] += (960 - 222 + 40 * np.sin(index / 12), 480 - 124 + 20 * np.cos(index / 7))
         self._image = cv2.warpAffine(
-            photo, turn, self.size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+            photo, turn, self.size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
         )
         self._gray = cv2.cvtColor(self._image, cv2.COLOR_RGB2GRAY)
 
