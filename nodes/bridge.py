@@ -262,6 +262,8 @@ def pick(images: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
 
     if list(order) == list(range(images.shape[0])):
         return images
+    if len(set(order)) == 1:
+        return images[order[0]].expand(len(order), -1, -1, -1)
     return images[torch.as_tensor(list(order), device=images.device)]
 
 
@@ -289,7 +291,7 @@ def sound(audio: Any, *, what: str = "voice") -> Audio:
             log.warning(
                 "%s: a batch of %d sounds arrived, using the first", what, waveform.shape[0]
             )
-        waveform = waveform[:1].reshape(-1, waveform.shape[-1])
+        waveform = waveform[0] if waveform.shape[0] else waveform.reshape(0, 0)
     elif waveform.ndim == 1:
         waveform = waveform[None]
     if waveform.ndim != 2 or not waveform.numel():
@@ -689,7 +691,7 @@ class Canvas:
     def __init__(self, images: torch.Tensor) -> None:
         import numpy as np
 
-        self._pictures = np.array(images.detach().to(device="cpu").float())
+        self._pictures = images.detach().to(device="cpu").float().numpy().copy()
         self._changed = np.zeros(self._pictures.shape[:3], np.float32)
 
     def put(self, patch: Patch) -> None:
