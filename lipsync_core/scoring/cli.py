@@ -146,3 +146,61 @@ def _bars(*, quiet: bool) -> AbstractContextManager[Stages]:
     from ..cli import _bars as bars
 
     return bars(quiet=quiet)
+
+
+def compare(
+    clips: Annotated[list[Path], typer.Argument(help="Videos to run every engine on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the results.")],
+    voice: Annotated[
+        list[Path] | None,
+        typer.Option(help="A new voice; may be given several times. Without: the clip's own."),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(help="An engine; may be given several times. Without: all that are ready."),
+    ] = None,
+    scoring: Annotated[str, typer.Option(help="auto, syncnet_v2 or embedded.")] = "auto",
+    detector: Annotated[str, typer.Option(help="Face detector.")] = "auto",
+    face: Annotated[str, typer.Option(help="largest, left, right, index:N, point:x,y.")] = (
+        "largest"
+    ),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    lpips: Annotated[
+        bool, typer.Option("--lpips", help="Also LPIPS of the mouth (needs torchmetrics[image]).")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that exist.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
+    ] = False,
+) -> None:
+    """Run several engines over the same CLIPS and print one table."""
+    from ..compare import COLUMNS, cells
+    from ..compare import compare as run
+    from ..types import Settings
+
+    with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
+        rows = run(
+            clips,
+            output,
+            voices=voice or (),
+            engines=engine or (),
+            scoring=scoring,
+            settings=Settings(detector=detector, face=face, device=device),
+            lpips=lpips,
+            overwrite=overwrite,
+            stages=stages,
+        )
+    if as_json:
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title, better in COLUMNS:
+        table.add_column(f"{title}\n[dim]{better}[/]", justify="left" if not better else "right")
+    for row in rows:
+        table.add_row(*cells(row))
+    Console().print(table)
