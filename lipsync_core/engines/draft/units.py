@@ -13,7 +13,7 @@ from .measure import lip_gaps, measure_all, pose_distance
 OWN = -1
 """Instead of a donor: no mouth in the clip fits this pose, keep the frame's own."""
 
-_OPEN, _WIDTH, _CLOSED = 12.0, 0.6, 10.0
+_OPEN, _WIDTH, _CLOSED = 12.0, 1.5, 10.0
 """Weights of the squared differences of opening and width, and of opening where lips must meet."""
 PARTED, _SHUT = 0.10, 6.0
 """Gap in units that is plainly not shut, and the weight of its square where lips must meet."""
