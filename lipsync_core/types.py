@@ -123,6 +123,8 @@ class FaceTrack:
     """``(T,)`` int32: number of the shot each frame belongs to; nothing is smoothed across two."""
     detector: str
     """The row of ``DETECTORS`` that found the face."""
+    sar: float = 1.0
+    """Width of a source pixel divided by its height: the points are in stored pixels."""
 
     @property
     def frame_count(self) -> int:

@@ -39,7 +39,7 @@ class Wardrobe:
         self.donors = donors
         self.adapter = Adapter(template)
         self._template = template
-        self._matrices = align.fit(track.points, template)
+        self._matrices = align.fit(track.points, template, track.sar)
         self._lips: dict[int, Lips] = {}
         self._bends: dict[int, Bend] = {}
 
@@ -260,7 +260,7 @@ class WarpSession(Session):
         self._points = track.points
         self._poses = pose_of(track.points)
         self._shots = track.shots
-        self._matrices = align.fit(track.points, template)
+        self._matrices = align.fit(track.points, template, track.sar)
         self._seed = seed
         self._looks: list[_Look] = []
         self._fade = 0

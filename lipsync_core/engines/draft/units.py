@@ -19,6 +19,8 @@ PARTED, _SHUT = 0.10, 6.0
 """Gap in units that is plainly not shut, and the weight of its square where lips must meet."""
 _GAP_SEEN = 0.02
 """Range of the gap (p95 - p3, units) from which lips are known to part."""
+_WIDTH_SEEN = 0.04
+"""Range of the width (p95 - p5, units) below which it is noise."""
 _JUMP, _JOIN, _HOLD, _HOLD_CALM = 0.50, 0.70, 0.30, 0.01
 _POSE_FREE, _POSE_REFUSED = 0.05, 0.15
 """Pose distances that cost little, and that no donor may have (about 5 and 15 degrees)."""
@@ -93,7 +95,7 @@ class Cast:
         left, right = np.percentile(measured_width, (5, 95))
         self.width_zero, self.width_span = (
             float(left + right) / 2,
-            float(max(right - left, 1e-3)) / 2,
+            float(max(right - left, _WIDTH_SEEN)) / 2,
         )
         self.width = np.clip((measured_width - self.width_zero) / self.width_span, -1.5, 1.5)
         self.sharp = np.log(np.maximum(donors.sharp, 1e-3))
