@@ -168,7 +168,7 @@ def judge(watched: Watched, track: FaceTrack, heard: embedded.Heard, lead: Fract
     match = embedded.match(motion, times, heard)
     accepted = match.confidence >= embedded.ACCEPT
     late = match.late_ms if match.confidence >= LIKELY else 0.0
-    course = _course(motion, times + late / 1000.0, heard)
+    agreement = course(motion, times + late / 1000.0, heard)
     result = SyncScore(
         engine="embedded",
         offset_frames=-round(match.late_ms / FRAME_MS),
@@ -198,7 +198,7 @@ def judge(watched: Watched, track: FaceTrack, heard: embedded.Heard, lead: Fract
         heard=heard,
         match=match,
         voice_times=times,
-        course=course,
+        course=agreement,
     )
 
 
@@ -385,7 +385,7 @@ def _segments(
     return tuple(result)
 
 
-def _course(motion: MouthMotion, moments: np.ndarray, heard: embedded.Heard) -> np.ndarray:
+def course(motion: MouthMotion, moments: np.ndarray, heard: embedded.Heard) -> np.ndarray:
     """``(T,)`` agreement in a window of about three seconds around each frame, NaN where unknown."""
     mouth = embedded.signals(motion)
     voice = embedded.expected(heard, moments)

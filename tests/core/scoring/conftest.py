@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -24,11 +25,11 @@ def syllables(seconds, seed=2):
 
 
 def obedient(sound, count):
-    """Openings 0..9 px of ``count`` frames of a mouth that does what a voice asks for."""
+    """Openings 0..12 px of ``count`` frames of a mouth that does what a voice asks for."""
     voice = MemoryVoice(Audio(samples=sound[None], rate=RATE))
     curves = embedded.expected(embedded.hear(voice), np.arange(count) / FPS)
-    path = np.cumsum(curves[:, :2] / curves[:, :2].std(0) @ [0.4, 0.6])
-    return 9 * (path - path.min()) / np.ptp(path)
+    path = np.cumsum(curves[:, :2] / curves[:, :2].std(0) @ [0.5, 0.5])
+    return 12 * (path - path.min()) / np.ptp(path)
 
 
 def draw_clip(path, *, late=0.0, seconds=8.0, faces=1, moving=True):
@@ -39,7 +40,8 @@ def draw_clip(path, *, late=0.0, seconds=8.0, faces=1, moving=True):
     openings = obedient(sound, int(seconds * FPS))
     sound = np.roll(sound, round(late * RATE))
     skin = random.uniform(80, 200, (SIDE // 4, SIDE // 4))
-    skin = np.kron(skin, np.ones((4, 4)))
+    # smooth, so that flow can follow parts of a pixel
+    skin = cv2.GaussianBlur(np.kron(skin, np.ones((4, 4))), (0, 0), 1.5)
     with av.open(str(path), "w") as out:
         video = out.add_stream("mpeg4", rate=FPS)
         video.width, video.height, video.pix_fmt = SIDE * faces, SIDE, "yuv420p"
@@ -49,9 +51,10 @@ def draw_clip(path, *, late=0.0, seconds=8.0, faces=1, moving=True):
         for index in range(int(seconds * FPS)):
             rows = np.arange(SIDE, dtype=float)
             rows[92:] -= np.minimum(openings[index] * moving, rows[92:] - 92)
-            face = np.repeat(
-                skin[np.clip(np.round(rows).astype(int), 0, SIDE - 1)][..., None], 3, 2
-            )
+            low = np.clip(rows.astype(int), 0, SIDE - 2)
+            part = (rows - low)[:, None]
+            moved = skin[low] * (1 - part) + skin[low + 1] * part
+            face = np.repeat(moved[..., None], 3, 2)
             still = np.repeat(skin[..., None], 3, 2)
             image = np.concatenate([face] + [still] * (faces - 1), axis=1).astype(np.uint8)
             out.mux(video.encode(av.VideoFrame.from_ndarray(image)))

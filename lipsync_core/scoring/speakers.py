@@ -1,0 +1,254 @@
+"""Who in a clip is speaking when, and a file of it that people can edit."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import SettingsError
+from ..types import FaceTrack, Stages
+from . import embedded
+from .motion import Watched, watch
+from .sync import LIKELY, course
+
+if TYPE_CHECKING:
+    from ..types import Voice
+
+log = logging.getLogger("lipsync.scoring")
+
+NOBODY = -1
+SILENT = 0.10
+"""Agreement that somebody must beat to be taken for the speaker while a voice is heard."""
+_TURN = 0.25
+"""What a change of speaker costs, in agreement times seconds: half a second of clear speech."""
+_FADE = 0.16
+"""Seconds over which a mouth is faded in at the beginning of a turn and out at its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One person against one voice, over the whole clip."""
+
+    person: int
+    """Number of the track."""
+    voice: int
+    """Number of the voice."""
+    confidence: float
+    audio_late_ms: float
+    peak: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A stretch in which one person speaks with one voice."""
+
+    start: float
+    """Seconds of the clip."""
+    end: float
+    person: int
+    voice: int
+    agreement: float | None = None
+    """Mean over the turn; None in a file that people wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """Who speaks when."""
+
+    turns: tuple[Turn, ...]
+    pairs: tuple[Pair, ...] = ()
+    people: tuple[dict[str, Any], ...] = ()
+    """For people to recognise each other: place in the picture and time of the first sight."""
+
+
+def who_speaks(
+    video: str | Path,
+    voices: Sequence[str | Path] = (),
+    *,
+    detector: str = "auto",
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    stages: Stages | None = None,
+) -> Assignment:
+    """Proposes who speaks when in ``video``: with its own sound, or with each of ``voices``."""
+    from ..faces import detect
+    from ..media.audio import VoiceFile
+    from .sync import _unwatched
+
+    tracks = [VoiceFile(path) for path in voices] or [VoiceFile(video)]
+    finder = detect.pick(detector)
+    stages = stages or _unwatched
+    watched = watch(
+        video, detector=finder, start=start, end=end, progress=stages(f"faces ({finder.name})")
+    )
+    leads = [float(watched.start if voices else watched.begins - voice.begins) for voice in tracks]
+    return assign(watched, tracks, leads)
+
+
+def assign(watched: Watched, voices: Sequence[Voice], leads: Sequence[float]) -> Assignment:
+    """The same for a clip that has been watched; ``leads``: second of each voice at the first picture."""
+    if not watched.people.tracks:
+        raise SettingsError(f"{watched.clip.path.name} shows no face, so nobody can be speaking")
+    pairs, turns = [], []
+    for number, (voice, lead) in enumerate(zip(voices, leads, strict=True)):
+        heard = embedded.hear(voice)
+        times = watched.times + lead
+        matches = [embedded.match(motion, times, heard) for motion in watched.motions]
+        pairs += [
+            Pair(
+                person=person,
+                voice=number,
+                confidence=round(match.confidence, 4),
+                audio_late_ms=round(match.late_ms, 1),
+                peak=round(match.peak, 4),
+            )
+            for person, match in enumerate(matches)
+        ]
+        # One file has one offset, so the surest person says what it is for all.
+        best = max(matches, key=lambda match: match.confidence)
+        late = best.late_ms if best.confidence >= LIKELY else 0.0
+        moments = times + late / 1000.0
+        courses = np.stack([course(motion, moments, heard) for motion in watched.motions])
+        turns += _turns(courses, watched.times, moments, heard, number)
+    found = Assignment(
+        turns=tuple(sorted(turns, key=lambda turn: (turn.start, turn.voice))),
+        pairs=tuple(pairs),
+        people=tuple(_person(track, watched) for track in watched.people.tracks),
+    )
+    log.info("%d turns of %d people", len(found.turns), len(found.people))
+    return found
+
+
+def _turns(
+    courses: np.ndarray,
+    times: np.ndarray,
+    moments: np.ndarray,
+    heard: embedded.Heard,
+    voice: int,
+) -> list[Turn]:
+    """The path of least regret through "nobody" and everybody, and its stretches."""
+    count = len(times)
+    step = np.diff(times, append=times[-1] + (times[-1] - times[0]) / max(count - 1, 1))
+    rows = np.clip((moments * 100).astype(int), 0, len(heard.active) - 1)
+    active = (moments >= 0.0) & (moments < heard.duration) & heard.active[rows]
+    gains = np.full((len(courses) + 1, count), -1.0)
+    gains[0] = np.where(active, SILENT, 0.5)
+    for person, values in enumerate(courses):
+        gains[person + 1] = np.where(np.isfinite(values), values, -1.0)
+    gains *= step
+    best = gains[:, 0].copy()
+    came = np.zeros(gains.shape, int)
+    for frame in range(1, count):
+        leader = int(best.argmax())
+        change = best[leader] - _TURN
+        came[:, frame] = np.where(best >= change, np.arange(len(best)), leader)
+        best = np.maximum(best, change) + gains[:, frame]
+    path = np.empty(count, int)
+    path[-1] = int(best.argmax())
+    for frame in range(count - 1, 0, -1):
+        path[frame - 1] = came[path[frame], frame]
+    edges = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), count]
+    result = []
+    for low, high in pairwise(edges):
+        person = int(path[low]) - 1
+        if person == NOBODY:
+            continue
+        values = courses[person, low:high]
+        result.append(
+            Turn(
+                start=round(float(times[low]), 3),
+                end=round(float(times[high - 1] + step[high - 1]), 3),
+                person=person,
+                voice=voice,
+                agreement=round(float(np.nanmean(values)), 3),
+            )
+        )
+    return result
+
+
+def _person(track: FaceTrack, watched: Watched) -> dict[str, Any]:
+    first = int(np.argmax(track.present))
+    middle = track.points[track.present].mean(axis=(0, 1)) if track.present.any() else (0.0, 0.0)
+    return {
+        "first_seen": round(float(watched.times[first]), 3),
+        "seen": round(float(track.present.mean()), 4),
+        "place": [round(float(value)) for value in middle],
+    }
+
+
+def only_while_speaking(
+    track: FaceTrack, person: int, assignment: Assignment, times: Sequence[float] | np.ndarray
+) -> FaceTrack:
+    """The track with its mouth painted in this person's turns only, faded at their ends.
+
+    ``times``: seconds of each row of the track.
+    """
+    moments = np.asarray([float(time) for time in times])
+    strength = np.zeros(len(moments))
+    for turn in assignment.turns:
+        if turn.person == person:
+            inside = np.minimum(moments - turn.start, turn.end - moments)
+            strength = np.maximum(strength, np.clip(inside / _FADE + 0.5, 0.0, 1.0))
+    strength = strength * strength * (3.0 - 2.0 * strength)
+    return replace(
+        track,
+        present=track.present & (strength > 0.0),
+        strength=(track.strength * strength).astype(np.float32),
+    )
+
+
+def save(assignment: Assignment, path: str | Path) -> None:
+    """Writes an assignment as JSON that people can edit: change ``person`` or the times of a turn."""
+    text = {
+        "turns": [asdict(turn) for turn in assignment.turns],
+        "people": list(assignment.people),
+        "pairs": [asdict(pair) for pair in assignment.pairs],
+    }
+    Path(path).write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+
+
+def load(path: str | Path, *, people: int | None = None) -> Assignment:
+    """Reads what ``save`` wrote or a person edited; SettingsError says which turn is wrong and why."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        turns = data["turns"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f'{path} is not an assignment of speakers ({error}); it needs {{"turns": [...]}}'
+        ) from error
+    result = []
+    for number, turn in enumerate(turns):
+        try:
+            one = Turn(
+                start=float(turn["start"]),
+                end=float(turn["end"]),
+                person=int(turn["person"]),
+                voice=int(turn.get("voice", 0)),
+                agreement=turn.get("agreement"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SettingsError(
+                f"turn {number} of {path} is not complete ({error}); "
+                "it needs start, end (seconds) and person (number)"
+            ) from error
+        if not 0.0 <= one.start < one.end:
+            raise SettingsError(
+                f"turn {number} of {path} runs from {one.start:g} to {one.end:g} s; "
+                "its end must come after its start"
+            )
+        if one.person < 0 or (people is not None and one.person >= people):
+            raise SettingsError(
+                f"turn {number} of {path} is given to person {one.person}; "
+                f"there are {people if people is not None else 'persons from 0 on'}"
+            )
+        result.append(one)
+    return Assignment(turns=tuple(result), people=tuple(data.get("people", ())))
