@@ -47,8 +47,12 @@ def decibels(power: np.ndarray) -> np.ndarray:
 
 
 def loudness(bands: np.ndarray) -> np.ndarray:
-    """``(N,)`` dB over all bands of ``(N, BANDS)`` rows in dB."""
-    return decibels((10.0 ** (np.asarray(bands, np.float32) / 10.0)).sum(-1))
+    """``(N,)`` float32 dB over all bands of ``(N, BANDS)`` rows in dB."""
+    out = np.empty(len(bands), np.float32)
+    for first in range(0, len(bands), 8192):  # an hour of rows is large in float32
+        some = np.asarray(bands[first : first + 8192], np.float32)
+        out[first : first + 8192] = decibels((10.0 ** (some / 10.0)).sum(-1))
+    return out
 
 
 def _analyse(samples: np.ndarray, count: int) -> np.ndarray:

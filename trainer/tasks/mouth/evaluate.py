@@ -24,6 +24,9 @@ from lipsync_core.engines.draft.speech import JAW, OPEN, PRESS, ROUND, WIDE
 LAGS = np.arange(-500, 501, 10)
 """Milliseconds; positive: the real mouth comes later than the heard one."""
 
+NEAR = 0.12
+"""Seconds around the aligned closure within which the real lips are narrowest: that frame counts."""
+
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _WORDS = (
     {"b": "bin", "l": "lay", "p": "place", "s": "set"},
@@ -193,7 +196,7 @@ def main() -> None:
             drawn = percentile_ranks(heard[:, OPEN])
             here, real, hits = [], [], []
             for moment in bilabials(sound.samples, text):
-                near = np.nonzero(np.abs(lips["time"] - moment) <= 0.085)[0]
+                near = np.nonzero(np.abs(lips["time"] - moment) <= NEAR)[0]
                 frame = near[np.argmin(lips["open"][near])]
                 here.append(drawn[frame])
                 real.append(ranks[frame])
@@ -201,7 +204,9 @@ def main() -> None:
             at_closure += here
             real_at_closure += real
             caught += hits
-            line += f" | {len(here)} {np.mean(here):.2f} {np.mean(real):.2f} {sum(hits)} ({text})"
+            if here:
+                line += f" | {len(here)} {np.mean(here):.2f} {np.mean(real):.2f} {sum(hits)}"
+            line += f" ({text})"
         print(line)
     mean = np.mean(table, 0)
     peak = np.mean(mean_lags, 0)
