@@ -186,8 +186,11 @@ class LatentSync(Engine):
         if key in self._nets:
             return self._nets[key]
         # one set at a time: two would not fit where one does
-        unet = next((nets.unet for nets in self._nets.values()), None)
+        held = [nets.unet for nets in self._nets.values()]
         self._nets.clear()
+        # what was rounded for one preset would not be exact for another
+        unet = next((net for net in held if net.conv_in.weight.dtype == dtype), None)
+        held.clear()
         if unet is None:
             state = tensors.load(self.release.weights)
             with torch.device("meta"):
