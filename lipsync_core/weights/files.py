@@ -118,18 +118,17 @@ def home(row: Entry, folder: Path | str | None = None) -> Path:
 
 
 def verify(path: Path, row: Entry, progress: Progress | None = None) -> None:
-    """Raises ``WeightsError`` unless ``path`` is, byte for byte, what ``row`` says. Reads it whole."""
-    size = _size(path)
-    if size < 0:
-        raise WeightsError(
-            f"{path} cannot be read; download it again: lipsync models download {row.name}"
-        )
-    wrong = size != row.size if row.exact else abs(size - row.size) > 0.02 * row.size
-    if wrong:
-        raise WeightsError(
-            f"{path} has {size:,} bytes where {row.title} has {'' if row.exact else 'about '}{row.size:,}: "
-            f"it is another file or not whole; delete it and run: lipsync models download {row.name}"
-        )
+    """Raises ``WeightsError`` unless ``path`` is, byte for byte, what ``row`` says. Reads it whole.
+
+    Of a file that ``convert`` made, or that holds the same weights in another layout, only the
+    tensors are looked at.
+    """
+    if not _published_form(path, row):
+        from . import tensors
+
+        tensors.require(path, row.kind)
+        return
+    _check_size(path, row)
     if row.sha256 is None:
         return
     found = _sha256(path, progress)
@@ -138,6 +137,33 @@ def verify(path: Path, row: Entry, progress: Progress | None = None) -> None:
             f"{path} is not {row.title}: its SHA-256 begins {found[:12]} where {row.sha256[:12]} was "
             f"expected; delete it and run: lipsync models download {row.name}"
         )
+
+
+def _published_form(path: Path, row: Entry) -> bool:
+    """Whether ``path`` claims to be the published file itself, not a conversion or another layout."""
+    if path.suffix != ".safetensors":
+        return True
+    return path.suffix == Path(row.file).suffix and path.name in (
+        row.saved_as,
+        Path(row.file).name,
+    )
+
+
+def _check_size(path: Path, row: Entry) -> None:
+    size = _size(path)
+    if size < 0:
+        raise WeightsError(
+            f"{path} cannot be read; download it again: lipsync models download {row.name}"
+        )
+    if not _right_size(size, row):
+        raise WeightsError(
+            f"{path} has {size:,} bytes where {row.title} has {'' if row.exact else 'about '}{row.size:,}: "
+            f"it is another file or not whole; delete it and run: lipsync models download {row.name}"
+        )
+
+
+def _right_size(size: int, row: Entry) -> bool:
+    return size == row.size if row.exact else abs(size - row.size) <= 0.02 * row.size
 
 
 def _sha256(path: Path, progress: Progress | None) -> str:
@@ -163,6 +189,8 @@ def fetch(name: str, *, folder: Path | str | None = None, progress: Progress | N
     row = entry(name)
     found = find(name)
     if found is not None:
+        if _published_form(found, row):
+            _check_size(found, row)
         return found
     target = home(row, folder)
     if _offline():
@@ -365,8 +393,7 @@ def listing() -> list[Held]:
         path = find(row.name)
         state: Literal["absent", "present", "other size"] = "absent"
         if path is not None:
-            converted = path.suffix != Path(row.file).suffix
-            same = not row.exact or converted or _size(path) == row.size
+            same = not _published_form(path, row) or _right_size(_size(path), row)
             state = "present" if same else "other size"
         result.append(Held(row=row, path=path, state=state))
     return result

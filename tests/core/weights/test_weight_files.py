@@ -206,6 +206,26 @@ def test_verify_tells_truncated_from_exchanged(tmp_path, row):
         files.verify(tmp_path / "none", row)
 
 
+def test_fetch_does_not_take_a_half_file_for_the_whole(place, row):
+    (place / "lipsync").mkdir(parents=True)
+    (place / "lipsync" / "small.bin").write_bytes(CONTENT[:100])
+    with pytest.raises(WeightsError, match="has 100 bytes where"):
+        files.fetch("small")
+    assert files.listing()[0].state == "other size"
+
+
+def test_a_converted_file_is_verified_by_its_tensors(tmp_path, row):
+    numpy = pytest.importorskip("safetensors.numpy")
+    import numpy as np
+
+    names = ("netcnnaud.0.weight", "netcnnlip.0.weight")
+    path = tmp_path / "small.safetensors"
+    numpy.save_file({name: np.zeros(3, np.float16) for name in names}, path)
+    files.verify(path, replace(row, kind="syncnet-v2"))
+    with pytest.raises(WeightsError, match="SyncNet v2 where TAESD is needed"):
+        files.verify(path, replace(row, kind="taesd"))
+
+
 def test_folders_in_order_and_by_kind(place, row, tmp_path):
     extra = tmp_path / "comfy"
     files.add_folder(extra)
