@@ -1,0 +1,66 @@
+"""Speed and memory of a score: `python benchmarks/score.py CLIP [--engine NAME] [--report] [seconds ...]`.
+
+Loops the clip with its own sound to the given lengths (1 and 10 minutes by default), scores each in a
+process of its own, and prints seconds of clip per second of wall-clock time, CPU seconds per second of
+clip, and the process's peak resident memory.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+from dub import looped
+
+CHILD = """
+import json, pathlib, resource, sys, time
+from lipsync_core.scoring import report
+from lipsync_core.scoring.sync import examine
+began, cpu = time.monotonic(), time.process_time()
+found = examine(sys.argv[1], sys.argv[2], engine=sys.argv[3])
+if sys.argv[4] == "report":
+    report.write(found, pathlib.Path(sys.argv[1]).with_suffix(".html"))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+print(json.dumps(dict(duration=found.watched.duration, engine=found.score.engine,
+    wall=time.monotonic() - began, cpu=time.process_time() - cpu, peak=peak, says=found.score.summary)))
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("seconds", nargs="*", type=int, default=[60, 600])
+    parser.add_argument("--engine", default="embedded")
+    parser.add_argument("--report", action="store_true")
+    chosen = parser.parse_args()
+    with av.open(str(chosen.clip)) as container:
+        if not container.streams.audio:
+            raise SystemExit(f"{chosen.clip} has no sound")
+    print(f"{'input':>8} {'engine':>10} {'x real':>7} {'cpu/s':>6} {'peak MiB':>9}  verdict")
+    with tempfile.TemporaryDirectory() as folder:
+        for seconds in chosen.seconds:
+            video = Path(folder) / f"{seconds}.mp4"
+            voice = Path(folder) / f"{seconds}.mka"
+            looped(chosen.clip, "video", seconds, video)
+            looped(chosen.clip, "audio", seconds, voice)
+            run = subprocess.run(
+                [sys.executable, "-c", CHILD, video, voice, chosen.engine,
+                 "report" if chosen.report else ""],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if run.returncode:
+                raise SystemExit(run.stderr)
+            told = json.loads(run.stdout.splitlines()[-1])
+            length = told["duration"]
+            print(
+                f"{seconds:6d} s {told['engine']:>10} {length / told['wall']:7.1f} "
+                f"{told['cpu'] / length:6.2f} {told['peak']:9.0f}  {told['says']}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
