@@ -245,6 +245,7 @@ class _Mouth:
 
         number = next(i for i, other in enumerate(learnt.people.tracks) if other is track)
         person = learnt.people.persons[number]
+        track = replace(track, sar=float(clip.sar))
         self.track = track
         self.template = engine.template(track)
         self.matrices = align.fit(track.points, self.template, float(clip.sar))
