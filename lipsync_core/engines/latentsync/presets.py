@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ...errors import SettingsError
@@ -99,15 +99,48 @@ PRESETS: tuple[Preset, ...] = (
 )
 
 
-def preset(name: str, device: str) -> Preset:
-    """The row called ``name``; ``auto`` is ``best`` on an accelerator and ``fast`` on a CPU."""
+def preset(words: str, device: str) -> Preset:
+    """The row called so; ``auto`` is ``best`` on an accelerator and ``fast`` on a CPU.
+
+    Single switches follow the name: ``best,steps=12,guidance=1.2,guided=0:0.5,compiled=yes``.
+    """
+    name, *changes = [word.strip() for word in words.split(",")]
     if name == "auto":
         name = "fast" if device == "cpu" else "best"
     for row in PRESETS:
         if row.name == name:
-            return row
+            return replace(row, **dict(_switch(change) for change in changes))
     known = ", ".join(["auto", *(row.name for row in PRESETS)])
     raise SettingsError(f"there is no preset {name!r}; choose one of {known}")
+
+
+_FREE = ("steps", "guidance", "guided", "overlap", "call", "refresh", "tiny_vae", "compiled")
+_WORDS = {"yes": True, "true": True, "no": False, "false": False}
+_LEAST = {"steps": 1, "overlap": 0, "call": 1, "refresh": 1}
+
+
+def _switch(change: str) -> tuple[str, Any]:
+    """``steps=12`` as a field of `Preset` and its value."""
+    name, _, text = change.partition("=")
+    try:
+        if name == "sampler" and text in ("ddim", "dpm", "unipc"):
+            return name, text
+        if name not in _FREE:
+            raise KeyError(name)
+        if name in ("tiny_vae", "compiled"):
+            return name, _WORDS[text]
+        if name == "guided":
+            first, last = (float(part) for part in text.split(":"))
+            return name, (first, last)
+        value: Any = float(text) if name == "guidance" else int(text)
+        if value < _LEAST.get(name, 0) or (name == "overlap" and value >= WINDOW):
+            raise ValueError(name)
+    except (KeyError, ValueError) as error:
+        raise SettingsError(
+            f"'{change}' is no switch of a preset; there are sampler=ddim|dpm|unipc, steps=20, guidance=1.5, "
+            "guided=0:0.5, overlap=0..15, call=36, refresh=3, tiny_vae=yes|no, compiled=yes|no"
+        ) from error
+    return name, value
 
 
 def scheduler(row: Preset) -> Any:

@@ -31,6 +31,8 @@ Silence = Literal["model", "close", "keep"]
 
 QUIET = 4.0
 """Decades of power below the loudest moment of a voice: 40 dB down nobody is speaking."""
+INAUDIBLE = -4.0
+"""Log10 mel power of a tone at about -60 dBFS: below it is no speech, however quiet the rest."""
 SHORTEST = Fraction(1, 5)
 """Seconds that a pause must last to count as silence."""
 EASE = 3
@@ -55,7 +57,7 @@ class Speech:
 
     def silent(self) -> np.ndarray:
         """``(T,)`` bool: nobody speaks at this frame, nor for a while around it."""
-        quiet = self.features.levels < self.features.peak - QUIET
+        quiet = self.features.levels < max(self.features.peak - QUIET, INAUDIBLE)
         centres = self.steps[:, self.steps.shape[1] // 2 - 1]
         edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
         long = np.zeros_like(quiet)

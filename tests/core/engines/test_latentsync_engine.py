@@ -262,6 +262,9 @@ def test_after_the_voice_there_is_silence_not_its_last_sound(engine):
     speech = engine.listen(Talk(1.0), [Fraction(i, FPS) for i in range(COUNT)])
     assert speech.features.step_count >= 100
     assert speech.silent()[30:].all()
+    mute = Talk(2.0)
+    mute.samples *= 1e-4
+    assert engine.listen(mute, [Fraction(i, FPS) for i in range(COUNT)]).silent().all()
     within = engine.listen(Talk(2.0), [Fraction(i, FPS) for i in range(COUNT)])
     assert within.features.step_count == 100, "nothing is appended where the voice is long enough"
 
@@ -359,3 +362,19 @@ def test_the_preview_preset_uses_the_tiny_vae(machine, shelf, tmp_path, monkeypa
     assert session.nets.pictures.tiny
     drawn = session.render(np.zeros((2, 64, 64, 3), np.uint8), [0, 1], [0, 1])
     assert np.isfinite(drawn.crops).all()
+
+
+def test_a_file_of_the_sister_release_is_warned_about(monkeypatch, tmp_path, caplog):
+    """1.5 and 1.6 hold the same tensors; the published files differ in size."""
+    from lipsync_core.weights.catalog import entry
+
+    monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path))
+    monkeypatch.setattr(files, "_extra", [])
+    path = tmp_path / "lipsync" / "latentsync-1.5_unet.pt"
+    path.parent.mkdir()
+    for name, warns in (("latentsync-1.6", True), ("latentsync-1.5", False)):
+        with path.open("wb") as stream:
+            stream.truncate(entry(name).size)
+        caplog.clear()
+        LATENTSYNC[1]._check_release()
+        assert ("has the size of LatentSync 1.6 UNet" in caplog.text) == warns

@@ -260,3 +260,40 @@ def test_an_unknown_preset_lists_the_known():
     assert presets.preset("auto", "cpu").name == "fast"
     assert presets.preset("auto", "cuda").name == "best"
     assert presets.preset("exact", "cpu").passes == 40
+
+
+def test_the_vae_too_halves_when_memory_ends(vae, monkeypatch):
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    expected = vae.decode(latents)
+    decode, sizes = vae.vae.decode, []
+
+    def small_machine(given, *args, **options):
+        sizes.append(len(given))
+        if len(given) > 1:
+            raise RuntimeError("MPS backend out of memory")
+        return decode(given, *args, **options)
+
+    monkeypatch.setattr(vae.vae, "decode", small_machine)
+    monkeypatch.setattr(vae, "batch", 4)
+    torch.testing.assert_close(vae.decode(latents), expected)
+    assert sizes == [4, 2, 1, 1, 1, 1, 1]
+
+
+def test_every_switch_is_reachable_from_the_preset_s_name():
+    row = presets.preset(
+        "best, steps=12,guidance=1.2,guided=0:0.5,sampler=unipc,compiled=yes,overlap=2", "cuda"
+    )
+    assert (row.name, row.steps, row.guidance, row.overlap) == ("best", 12, 1.2, 2)
+    assert (row.guided, row.sampler, row.compiled) == ((0.0, 0.5), "unipc", True)
+    assert row.passes == 18
+    for wrong in (
+        "steps=0",
+        "steps",
+        "speed=9",
+        "overlap=16",
+        "compiled=perhaps",
+        "sampler=x",
+        "guided=1",
+    ):
+        with pytest.raises(ValueError, match=f"'{wrong}' is no switch"):
+            presets.preset(f"best,{wrong}", "cpu")
