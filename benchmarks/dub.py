@@ -1,8 +1,8 @@
-"""Speed and memory of a whole dub: `python benchmarks/dub.py CLIP VOICE [seconds ...]`.
+"""Speed and memory of a whole dub: `python benchmarks/dub.py CLIP VOICE [seconds ...] [--once]`.
 
 Makes looped inputs of the given lengths (10 s, 1 min and 10 min by default), dubs each in a process of
 its own with an empty cache, and prints frames per second of wall-clock time, CPU seconds per second of
-video, and the process's peak resident memory. A second voice on the same clip follows, with the cache.
+video, and the process's peak resident memory. A second run on the same clip follows, with the cache, unless `--once`.
 """
 
 import json
@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -54,8 +53,10 @@ def looped(source, kind, seconds, target):
 def main():
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    clip, voice = map(Path, sys.argv[1:3])
-    lengths = [Fraction(word) for word in sys.argv[3:]] or [10, 60, 600]
+    words = [word for word in sys.argv[1:] if word != "--once"]
+    clip, voice = map(Path, words[:2])
+    lengths = [Fraction(word) for word in words[2:]] or [10, 60, 600]
+    rounds = ("",) if "--once" in sys.argv else ("", " again")
     print(
         f"{'input':>8} {'frames':>7} {'fps':>7} {'x real':>7} {'cpu/s':>6} {'peak MiB':>9}  stages"
     )
@@ -65,7 +66,7 @@ def main():
             long_clip, long_voice = folder / f"{seconds}.mp4", folder / f"{seconds}.mka"
             looped(clip, "video", seconds, long_clip)
             looped(voice, "audio", seconds, long_voice)
-            for note in ("", " again"):
+            for note in rounds:
                 environment = os.environ | {"LIPSYNC_CACHE": str(folder / f"cache-{seconds}")}
                 run = subprocess.run(
                     [sys.executable, "-c", CHILD, long_clip, long_voice, folder / "out.mp4"],
@@ -82,7 +83,6 @@ def main():
                     f"  {told['mode']}: {stages}{note}",
                     flush=True,
                 )
-            time.sleep(0)
 
 
 if __name__ == "__main__":
