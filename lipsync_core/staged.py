@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .engines.base import Engine, Rendered
     from .faces.detect.base import Detector
     from .faces.templates import Template
-    from .types import Audio, FaceTrack, Progress, Settings
+    from .types import Audio, FaceTrack, Progress, Settings, Voice
 
 log = logging.getLogger("lipsync.staged")
 
@@ -85,12 +85,15 @@ class Portrait:
     opening: list[float]
     """0..1, how far the mouth opens at most in each of the same pieces."""
 
-    def sentence(self) -> str:
-        """One line for people."""
-        spoken = sum(end - start for start, end in self.speech)
+    def sentence(self, start: float = 0.0, end: float | None = None) -> str:
+        """One line for people about what lies between two seconds."""
+        end = self.duration if end is None else min(end, self.duration)
+        parts = [(max(a, start), min(b, end)) for a, b in self.speech]
+        parts = [(a, b) for a, b in parts if b > a]
+        spoken = sum(b - a for a, b in parts)
         return (
-            f"{self.duration:.2f} s, {self.rate} Hz, {self.channels} channel"
-            f"{'' if self.channels == 1 else 's'}, {spoken:.2f} s of speech in {len(self.speech)} stretches"
+            f"{end - start:.2f} s, {self.rate} Hz, {self.channels} channel"
+            f"{'' if self.channels == 1 else 's'}, {spoken:.2f} s of speech in {len(parts)} stretches"
         )
 
 
@@ -105,7 +108,29 @@ def row(name: str) -> Engine:
     return next((engine for engine in ENGINES if engine.name == name), None) or pick(name)
 
 
-def describe(audio: Audio) -> Portrait:
+class _Followed:
+    """A voice that tells how far it has been heard, block by block."""
+
+    def __init__(
+        self, voice: Voice, progress: Progress, done: float = 0.0, share: float = 1.0
+    ) -> None:
+        self._voice, self._progress, self._done, self._share = voice, progress, done, share
+
+    @property
+    def duration(self) -> Fraction:
+        return self._voice.duration
+
+    def blocks(self, rate: int) -> Iterator[np.ndarray]:
+        total = max(float(self.duration), 1e-3)
+        heard = 0.0
+        for block in self._voice.blocks(rate):
+            yield block
+            heard += len(block) / rate
+            part = self._done + self._share * min(heard / total, 1.0)
+            self._progress(round(100 * part), 100, None)
+
+
+def describe(audio: Audio, progress: Progress) -> Portrait:
     """How ``audio`` looks: its swing, where there is speech, and how far the mouth opens."""
     import numpy as np
 
@@ -115,14 +140,15 @@ def describe(audio: Audio) -> Portrait:
     from .media.timing import frame_count
 
     voice = MemoryVoice(audio)
+    first, second = _Followed(voice, progress, 0, 0.5), _Followed(voice, progress, 0.5, 0.5)
     moments = [Fraction(index, 100) for index in range(frame_count(voice.duration, 100))]
     return Portrait(
         duration=float(voice.duration),
         rate=audio.rate,
         channels=len(audio.samples),
         peaks=_pieces(np.abs(audio.samples).max(axis=0)),
-        speech=[(float(start), float(end)) for start, end in spoken(voice)],
-        opening=_pieces(speech.hear(voice, moments)[:, speech.OPEN]),
+        speech=[(float(start), float(end)) for start, end in spoken(first)],
+        opening=_pieces(speech.hear(second, moments)[:, speech.OPEN]),
     )
 
 
@@ -209,7 +235,7 @@ def cut(pictures: Sequence[np.ndarray], faces: Faces, progress: Progress) -> np.
     return crops
 
 
-def hear(audio: Audio, engine: Engine, rate: Fraction) -> Heard:
+def hear(audio: Audio, engine: Engine, rate: Fraction, progress: Progress) -> Heard:
     """What ``engine`` hears in ``audio``, for a clip of ``rate`` frames per second."""
     from .media import timing
     from .media.audio import MemoryVoice
@@ -217,7 +243,8 @@ def hear(audio: Audio, engine: Engine, rate: Fraction) -> Heard:
     voice = MemoryVoice(audio)
     count = timing.frame_count(voice.duration, rate)
     times = [timing.frame_time(index, rate) for index in range(count)]
-    return Heard(engine=engine.name, speech=engine.listen(voice, times), times=times, rate=rate)
+    speech = engine.listen(_Followed(voice, progress), times)
+    return Heard(engine=engine.name, speech=speech, times=times, rate=rate)
 
 
 def render(

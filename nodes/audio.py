@@ -107,12 +107,12 @@ class LoadAudio(bridge.Node):
             whole = bridge.sound(audio)
         part = batch.cut_sound(whole, Fraction(str(start)), Fraction(str(duration)) or None)
         # The whole voice is drawn, so that the handles can be moved outwards again.
-        drawing = {**asdict(staged.describe(whole)), "file": bridge.playable(part)}
-        bridge.check_cancel()
+        portrait = staged.describe(whole, bridge.progress())
+        drawing = {**asdict(portrait), "file": bridge.playable(part)}
         return io.NodeOutput(
             bridge.audio(part),
             float(part.duration),
-            staged.describe(part).sentence(),
+            portrait.sentence(start, start + float(part.duration)),
             ui={"lipsync_wave": [drawing]},
         )
 

@@ -100,6 +100,8 @@ class FaceAlign(bridge.Node):
                     io.Custom("BOUNDING_BOX"),
                     "boxes",
                     optional=True,
+                    # Newer pages draw fields for this type, and an untouched field would be taken for a face.
+                    extra_dict={"forceInput": True},
                     tooltip="One box around the face, or one a frame, in place of the detector.",
                 ),
                 option(

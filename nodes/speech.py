@@ -63,5 +63,7 @@ class WhisperFeatures(bridge.Node):
         from ..lipsync_core import staged
 
         bridge.share_models()
-        heard = staged.hear(bridge.sound(audio), staged.row(engine), bridge.rate(fps))
+        heard = staged.hear(
+            bridge.sound(audio), staged.row(engine), bridge.rate(fps), bridge.progress()
+        )
         return io.NodeOutput(heard, len(heard.times))

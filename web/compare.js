@@ -68,6 +68,7 @@ export function compareWidget(node, name) {
     (value) => {
       const pair = parsed(value);
       root.style.display = pair ? "" : "none";
+      root.style.minHeight = pair ? `${HEIGHT}px` : "0";
       root.title = "Move the pointer to compare, click to play or stop.";
       players = pair
         ? [show(after, pair.after, true), show(before, pair.before, false)].filter(Boolean)

@@ -106,6 +106,12 @@ def test_defaults_are_the_core_s(pack, nodes):
                 assert item.default == getattr(settings, item.id), (node_id, item.id)
 
 
+def test_boxes_are_a_socket(nodes):
+    """Newer pages draw fields for this type; left alone they would hide the real face."""
+    item = next(i for i in nodes["LipSyncAlignFaces"].GET_SCHEMA().inputs if i.id == "boxes")
+    assert item.extra_dict == {"forceInput": True}
+
+
 def test_words_are_read_by_the_core(pack):
     from lipsync_pack.lipsync_core.faces.choose import parse
 

@@ -17,6 +17,7 @@ class _Input:
         self, id, display_name=None, optional=False, tooltip=None, lazy=None, extra_dict=None
     ):
         self.id, self.optional, self.tooltip, self.default = id, optional, tooltip, None
+        self.extra_dict = extra_dict or {}
 
 
 class _Output:
