@@ -13,20 +13,48 @@ import tempfile
 from pathlib import Path
 
 import av
-from dub import looped
 
 CHILD = """
 import json, pathlib, resource, sys, time
 from lipsync_core.scoring import report
 from lipsync_core.scoring.sync import examine
 began, cpu = time.monotonic(), time.process_time()
-found = examine(sys.argv[1], sys.argv[2], engine=sys.argv[3])
-if sys.argv[4] == "report":
+found = examine(sys.argv[1], engine=sys.argv[2])
+if sys.argv[3] == "report":
     report.write(found, pathlib.Path(sys.argv[1]).with_suffix(".html"))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 print(json.dumps(dict(duration=found.watched.duration, engine=found.score.engine,
     wall=time.monotonic() - began, cpu=time.process_time() - cpu, peak=peak, says=found.score.summary)))
 """
+
+
+def looped(source, seconds, target):
+    """Repeats a clip with its sound, both by the length of its picture, without re-encoding."""
+    with av.open(str(target), "w") as sink:
+        outs, shift, bases = {}, 0.0, {}
+        while shift < seconds:
+            with av.open(str(source)) as container:
+                streams = [container.streams.video[0], container.streams.audio[0]]
+                if not outs:
+                    for stream in streams:
+                        outs[stream.type] = sink.add_stream_from_template(stream)
+                        bases[stream.type] = stream.time_base
+                packets = [p for p in container.demux(*streams) if p.dts is not None]
+            pictures = [p for p in packets if p.stream.type == "video"]
+            base = bases["video"]
+            first = min(p.dts for p in pictures) * base
+            length = (max(p.pts + (p.duration or 1) for p in pictures)
+                      - min(p.pts for p in pictures)) * base  # fmt: skip
+            for packet in packets:
+                kind = packet.stream.type
+                if kind == "audio" and (packet.pts + packet.duration) * bases[kind] > length:
+                    continue
+                ticks = round(shift / bases[kind]) - (round(first / base) if kind == "video" else 0)
+                packet.pts += ticks
+                packet.dts += ticks
+                packet.stream = outs[kind]
+                sink.mux(packet)
+            shift += float(length)
 
 
 def main():
@@ -35,7 +63,7 @@ def main():
     parser.add_argument("seconds", nargs="*", type=int, default=[60, 600])
     parser.add_argument("--engine", default="embedded")
     parser.add_argument("--report", action="store_true")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     with av.open(str(chosen.clip)) as container:
         if not container.streams.audio:
             raise SystemExit(f"{chosen.clip} has no sound")
@@ -43,11 +71,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for seconds in chosen.seconds:
             video = Path(folder) / f"{seconds}.mp4"
-            voice = Path(folder) / f"{seconds}.mka"
-            looped(chosen.clip, "video", seconds, video)
-            looped(chosen.clip, "audio", seconds, voice)
+            looped(chosen.clip, seconds, video)
             run = subprocess.run(
-                [sys.executable, "-c", CHILD, video, voice, chosen.engine,
+                [sys.executable, "-c", CHILD, video, chosen.engine,
                  "report" if chosen.report else ""],
                 capture_output=True, text=True, check=False,
             )  # fmt: skip

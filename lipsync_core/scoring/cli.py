@@ -1,4 +1,4 @@
-"""The commands `lipsync score` and `lipsync compare`; the command line registers them."""
+"""The commands `lipsync score`, `compare` and `speakers`; the command line registers them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def score(
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write a page that shows the result."),
     ] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option("--before", help="The clip as it was, for stills side by side in the report."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that exist.")
@@ -63,6 +67,7 @@ def score(
 ) -> None:
     """Say how well mouth and voice of VIDEO agree, and by how much they are apart."""
     from ..cli import seconds
+    from ..media.decoder import check_file
     from . import report as reports
     from .repair import check, fix_sound
     from .sync import examine
@@ -70,6 +75,10 @@ def score(
     begin, stop = (seconds(text) if text is not None else None for text in (start, end))
     if report is not None:
         reports.check(report, video, overwrite=overwrite)
+    if before is not None:
+        if report is None:
+            raise SettingsError("--before adds stills to a report; give --report FILE.html as well")
+        check_file(before)
     if fix is not None:
         if start is not None or end is not None:
             raise SettingsError(
@@ -90,7 +99,9 @@ def score(
             stages=stages,
         )
         if report is not None:
-            reports.write(found, report, overwrite=overwrite, progress=stages("report"))
+            reports.write(
+                found, report, before=before, overwrite=overwrite, progress=stages("report")
+            )
         fixed = None
         if fix is not None:
             fixed = fix_sound(found, fix, overwrite=overwrite, progress=stages("fix"))
@@ -109,6 +120,49 @@ def score(
         typer.echo(f"  {fix}: the sound was moved by {fixed:+.1f} ms, the picture is unchanged")
     if report is not None:
         typer.echo(f"  {report}: open it in a browser")
+
+
+def speakers(
+    video: Annotated[Path, typer.Argument(help="A video with several people.")],
+    voice: Annotated[
+        list[Path] | None,
+        typer.Option(help="One voice of several, of the video's timing; without: its own sound."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the turns to this JSON file, to be edited."),
+    ] = None,
+    detector: Annotated[str, typer.Option(help="Face detector.")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of text.")
+    ] = False,
+) -> None:
+    """Say who in VIDEO is speaking when."""
+    from . import speakers as who
+
+    if output is not None and output.exists() and not overwrite:
+        raise SettingsError(f"{output} exists already; choose another name or pass --overwrite")
+    with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
+        found = who.who_speaks(video, voice or (), detector=detector, stages=stages)
+    if output is not None:
+        who.save(found, output)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+        return
+    for number, person in enumerate(found.people):
+        x, y = person["place"]
+        typer.echo(f"person {number}: about ({x}, {y}), first seen {person['first_seen']:.1f} s")
+    for turn in found.turns:
+        typer.echo(
+            f"  {turn.start:7.2f}-{turn.end:.2f} s: person {turn.person}"
+            + (f", voice {turn.voice}" if voice and len(voice) > 1 else "")
+            + (f" (agreement {turn.agreement:.2f})" if turn.agreement is not None else "")
+        )
+    if not found.turns:
+        typer.echo("  nobody's mouth follows the sound")
 
 
 def plain(result: SyncScore) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..audio.mel import RATE, ROWS_PER_SECOND, loudness, mel_rows
+from ..audio.mel import LEVEL, RATE, ROWS_PER_SECOND, loudness, mel_rows
 
 if TYPE_CHECKING:
     from ..types import Voice
@@ -29,6 +29,8 @@ APART = 120
 """Milliseconds beyond which another peak is another answer."""
 ACTIVE_RANGE = 32.0
 """dB below the loud parts within which the voice counts as heard."""
+QUIET = -65.0
+"""dBFS below which nothing counts as a voice."""
 _SMOOTH = 3.0
 """Rows (10 ms); a mouth at 25 frames a second cannot follow anything faster."""
 
@@ -85,7 +87,9 @@ def hear(voice: Voice) -> Heard:
     return Heard(
         curves=curves.astype(np.float32),
         opening=(lips["open"] * closed).astype(np.float32),
-        active=_grown(level > top - ACTIVE_RANGE, ROWS_PER_SECOND // 5),
+        active=_grown(
+            (level > top - ACTIVE_RANGE) & (rows[:, LEVEL] > QUIET), ROWS_PER_SECOND // 5
+        ),
     )
 
 

@@ -222,6 +222,12 @@ def sentence(result: SyncScore) -> str:
             return (
                 f"cannot tell: only {result.speech_seconds:.1f} s with a voice and a visible face"
             )
+        offsets = [s.offset_frames for s in result.segments if s.offset_frames is not None]
+        if len(offsets) >= 4 and max(offsets) - min(offsets) >= 3:
+            return (
+                f"cannot tell: the offset changes over the clip, from {offsets[0]:+d} to "
+                f"{offsets[-1]:+d} frames; the sound drifts, or the clip was put together from several"
+            )
         return (
             f"cannot tell: the mouth does not follow this voice clearly enough "
             f"({result.speech_seconds:.0f} s of speech, confidence {result.confidence:.0%}); "

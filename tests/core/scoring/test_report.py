@@ -125,3 +125,11 @@ def test_the_command_refuses_in_one_line(tmp_path, drawn_clip):
         assert isinstance(result.exception, LipSyncError), (arguments, result.output)
         assert words in str(result.exception)
         assert "\n" not in str(result.exception)
+
+
+def test_shorter_than_any_window(tmp_path, drawn_clip, examined):
+    found = examined(drawn_clip(tmp_path / "short.mkv", seconds=0.2))
+    assert not found.score.accepted
+    assert found.score.summary.startswith("cannot tell: only 0")
+    report.write(found, tmp_path / "short.html")
+    assert report.picture(found).shape == (720, 960, 3)
