@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .dub import Dubbed
 
-ClickError = typer.BadParameter.__mro__[2]
+ClickError: type[Any] = typer.BadParameter.__mro__[2]
 """ClickException, of the click that typer brings inside it or beside it, whichever this one does."""
 
 BAD_INPUT = 2
@@ -287,14 +287,15 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(json.dumps([asdict(line) for line in report], default=_plain))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for title in ("", "part", "state", "what to do"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     marks = {"ready": "[green]ok[/]", "optional": "[yellow]--[/]", "broken": "[red]!![/]"}
     for line in report:
-        table.add_row(marks[line.state], line.part, line.found, line.remedy)
+        table.add_row(marks[line.state], *map(escape, (line.part, line.found, line.remedy)))
     Console().print(table)
     if any(line.state == "broken" for line in report):
         raise typer.Exit(1)

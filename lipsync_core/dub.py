@@ -119,7 +119,10 @@ def dub(
         kind = check_output(path, inputs=(Path(clip), voice.path), overwrite=settings.overwrite)
         choose_encoding(reader.clip, kind, **_encoding(settings))
     with _timed(clock, "faces"):
-        learnt = _look(reader, engine, detect.pick(settings.detector), settings, stages)
+        detector = settings.detector
+        if isinstance(detector, str):
+            detector = detect.pick(detector)
+        learnt = _look(reader, engine, detector, settings, stages)
     results = []
     for voice, path in pairs:
         name = "dub" if len(pairs) == 1 else f"dub {voice.path.stem}"
@@ -139,7 +142,9 @@ def _look(
 
     where = settings.cache or cache.folder()
     name = cache.key(
-        reader.clip.path, LEARNT, engine.name, detector.name, settings.start, settings.end
+        reader.clip.path,
+        *(LEARNT, engine.name, detector.name, detector.fingerprint()),
+        *(settings.start, settings.end),
     )
     if (kept := cache.load(name, where)) is not None:
         log.info("the faces of this clip are known from an earlier run")
@@ -149,6 +154,7 @@ def _look(
 
     clip: Clip = reader.clip
     progress = stages(f"faces ({detector.name})")
+    progress(0, clip.frame_count)
     tracker = Tracker(detector, (clip.width, clip.height), clip.frame_rate, clip.sar)
     studies = _Studies(engine)
     with closing(prefetch(reader.frames())) as frames:
@@ -198,6 +204,7 @@ def _speak(
     speech = engine.listen(voice, plan.times())
     mouths = [_Mouth(track, learnt, engine, speech, clip, settings) for track in tracks]
     painted = 0
+    progress(0, plan.frame_count)
     with Writer(
         path,
         clip=clip,

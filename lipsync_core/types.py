@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from .faces.detect.base import Detector
+
 LengthPolicy = Literal["auto", "cut", "bounce", "loop", "hold", "silence", "stretch"]
 MissingPolicy = Literal["pass", "error"]
 DraftMode = Literal["auto", "units", "warp"]
@@ -137,8 +139,9 @@ class Settings:
 
     engine: str = "auto"
     """A row of ``ENGINES``, or ``auto``: the best one that is ready on this machine."""
-    detector: str = "auto"
-    """A row of ``DETECTORS``, or ``auto``: the best one that is present."""
+    detector: str | Detector = "auto"
+    """A row of ``DETECTORS``, or ``auto``: the best one that is present. Or a detector object, such
+    as ``faces.detect.given.Given`` for boxes or landmarks that the caller knows."""
     face: str = "largest"
     """``largest``, ``left``, ``right``, ``index:N``, ``point:x,y[@t]`` or ``all``."""
     length: LengthPolicy = "auto"

@@ -251,6 +251,27 @@ def test_two_people_and_the_choice_between_them(tmp_path, portrait):
     assert moved("all") == (True, True)
 
 
+def test_a_face_that_the_caller_points_at(tmp_path, portrait):
+    from lipsync_core.faces.detect.given import Given
+
+    pair = np.hstack([portrait, portrait[:, ::-1]])
+    clip = film(tmp_path / "c.mp4", [pair] * 15)
+    voice = speech(tmp_path / "v.wav", 0.6)
+    before = watch(clip)[0]
+    boxes = np.array([[82.0, 62.0, 172.0, 176.0]])
+    changed = []
+    for name, shift in (("a", 0), ("b", 512 - 172 - 82)):
+        given = Given(boxes=boxes + np.array([shift, 0, shift, 0]))
+        (result,) = dub(clip, voice, tmp_path / f"{name}.mp4", detector=given, **LOSSLESS)
+        assert (result.detector, result.track_reused) == ("given", False)
+        after = watch(result.output)[0]
+        changed.append(np.any([x != y for x, y in zip(before, after, strict=True)], axis=0))
+    assert changed[0][:, :256].any()
+    assert not changed[0][:, 256:].any()
+    assert changed[1][:, 256:].any()
+    assert not changed[1][:, :256].any()
+
+
 def test_a_part_of_the_clip(tmp_path, portrait):
     clip = film(tmp_path / "c.mp4", moving(portrait, 40))
     voice = speech(tmp_path / "v.wav", 0.4)

@@ -44,6 +44,10 @@ class Detector(ABC):
         searches over sizes may use it to look at fewer.
         """
 
+    def fingerprint(self) -> str:
+        """What tells its findings from those of another detector of this name; part of cache keys."""
+        return ""
+
     def at(self, index: int) -> list[Detection] | None:
         """Faces of frame ``index`` in source pixels, if known without looking; else None."""
         return None
