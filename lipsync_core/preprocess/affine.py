@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +12,8 @@ import numpy as np
 
 from ..faces import align
 from .step import FPS, RATE, SAMPLES_PER_FRAME, Book, Clip, Moment, Step, Stream
+from .thumbs import SIDE as THUMB
+from .thumbs import jpeg
 from .views import GAP_MARGIN, View, around
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ PEOPLE = 2
 """Faces of a picture that are kept until it is known who stays; the largest ones."""
 MARGIN = round(0.64 * RATE)
 """Samples of sound kept before and after a clip: more than the sync estimate ever shifts."""
-THUMB = 96
 
 
 class Affine(Step):
@@ -292,17 +292,3 @@ def blockiness(views: list[View]) -> float:
                 continue
             ratios.append(float(steps[border].mean()) / max(float(steps[~border].mean()), 0.1))
     return round(float(np.median(ratios)), 3) if ratios else 1.0
-
-
-def jpeg(image: np.ndarray) -> bytes:
-    """A small JPEG of ``(h, w, 3)`` RGB, longer side ``THUMB``."""
-    scale = THUMB / max(image.shape[:2])
-    if scale < 1:
-        size = (
-            max(math.ceil(image.shape[1] * scale), 1),
-            max(math.ceil(image.shape[0] * scale), 1),
-        )
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    assert done
-    return data.tobytes()

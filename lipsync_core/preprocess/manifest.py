@@ -191,13 +191,21 @@ class Manifest:
                         (row.sample, row.step, row.thumb, row.step, THUMBS),
                     )
 
-    def rows(self, source: str | None = None) -> list[dict[str, Any]]:
-        """Every row, oldest first, ``metrics`` as a dict."""
+    def rows(self, source: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every row, source by source and oldest first, ``metrics`` as a dict; read as it is asked for."""
         query, values = "SELECT * FROM samples", ()
         if source is not None:
             query, values = f"{query} WHERE source = ?", (source,)
-        found = self._all(f"{query} ORDER BY source, rowid", values)
-        return [{**dict(one), "metrics": json.loads(one["metrics"])} for one in found]
+        with self._said():
+            for one in self._db.execute(f"{query} ORDER BY source, rowid", values):
+                yield {**dict(one), "metrics": json.loads(one["metrics"])}
+
+    def kept(self) -> tuple[int, int]:
+        """Clips that passed everything, and their frames."""
+        found = self._all(
+            "SELECT count(*), total(frames) FROM samples WHERE step = 'write' AND state = 'kept'"
+        )
+        return int(found[0][0]), int(found[0][1])
 
     def segments_done(self, source: str) -> frozenset[str]:
         """Segments whose clips are all written."""
@@ -216,6 +224,7 @@ class Manifest:
             )
 
     def thumbs(self) -> dict[str, bytes]:
+        """Small JPEGs by sample."""
         return {one["sample"]: one["jpeg"] for one in self._all("SELECT sample, jpeg FROM thumbs")}
 
     # facts of the whole

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from .config import Config
 from .manifest import NAME, File, Manifest, ManifestError
 from .pool import Died, LocalPool, Pool
 from .setup import WORK, Setup
+from .step import FPS
 from .worker import FULL, Post, Task, Told
 from .write import CLIPS, HELD
 
@@ -224,19 +225,15 @@ class _Leader:
 
     def done(self) -> Done:
         states: dict[str, int] = {}
-        kept = {
-            one["sample"]: one["frames"]
-            for one in self.manifest.rows()
-            if one["step"] == "write" and one["state"] == "kept"
-        }
+        clips, frames = self.manifest.kept()
         for file in self.manifest.files():
             if file.path in self._files:
                 states[self._state(file)] = states.get(self._state(file), 0) + 1
         return Done(
             files=len(self._files),
             by_state=states,
-            clips=len(kept),
-            hours=sum(kept.values()) / 25 / 3600,
+            clips=clips,
+            hours=frames / FPS / 3600,
             pace=self.pace,
         )
 
@@ -319,7 +316,7 @@ class _Leader:
 
     def _rejudge(self, key: str) -> None:
         changes: list[dict[str, Any]] = []
-        rows = self.manifest.rows(key)
+        rows = list(self.manifest.rows(key))
         order = [*self.config.steps, "write"]
         by_sample: dict[str, list[dict[str, Any]]] = {}
         for one in rows:
@@ -377,7 +374,7 @@ class _Leader:
         source = self.manifest.source(key)
         if source is None or source["signature"] == self.signature:
             return
-        for one in self.manifest.rows(key):
+        for one in list(self.manifest.rows(key)):
             if one["step"] == "write":
                 for folder in (CLIPS, HELD):
                     clip = self.output / folder / one["metrics"]["file"]

@@ -11,6 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from .thumbs import jpeg
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -267,6 +269,7 @@ class Book:
             metrics=metrics,
             first=clip.first,
             frames=clip.frame_count,
+            thumb=jpeg(clip.crops[clip.frame_count // 2]) if state == "rejected" else None,
         )
         if state == "rejected" and step.config.output.rejected == "drop":
             return None

@@ -23,6 +23,7 @@ class Tape:
     def __init__(self, voice: Voice, lead: Fraction) -> None:
         """``lead``: second of the voice that is heard at the first picture, may be negative."""
         self._blocks: Iterator[np.ndarray] = voice.blocks(RATE)
+        self.lead = lead
         self._lead = round(lead * RATE)
         self._data = np.zeros(0, np.float32)
         self._from = 0

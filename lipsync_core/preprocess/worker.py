@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LipSyncError
-from . import chain
+from . import chain, row
 from .setup import Setup
-from .step import Book, Row, Source, Step
+from .step import Book, Clip, Row, Source, Step
 
 if TYPE_CHECKING:
     from .config import Config
@@ -97,23 +97,27 @@ class Worker:
     def _prepare(self, task: Task, tell: Callable[[Told], None]) -> None:
         source = Source(key=task.key, path=Path(task.path))
 
+        kept: list[Row] = []
+
         def send(rows: list[Row]) -> None:
+            if self._post.keep_intermediate:
+                kept.extend(rows)
             tell(Told(path=task.path, key=task.key, rows=rows, **_used()))
 
         book = Book(source, send, task.done)
         steps = chain(self._post.config, self._setup)
         try:
             _through(source, steps, book)
-            if self._post.keep_intermediate:
-                from .intermediate import keep
-
-                keep(source, book, self._setup)
         except LipSyncError as error:
             if explained(error, source.path).get("full"):
                 raise
             line = str(error).replace(str(source.path), source.path.name)
             book.add("resample", source.key, state="failed", reason=line)
         book.flush()
+        if self._post.keep_intermediate:
+            from .intermediate import keep
+
+            keep(source, kept, self._setup)
 
 
 def _through(sample: Any, steps: list[Step], book: Book) -> None:
@@ -122,6 +126,10 @@ def _through(sample: Any, steps: list[Step], book: Book) -> None:
         return
     step, *rest = steps
     for made in book.clock.each(step.name, step.run(sample, book)):
+        if step.setup.keep_intermediate and isinstance(made, Clip) and not made.rejected:
+            from .intermediate import keep_clip
+
+            keep_clip(made, row(step.name).folder, step.setup)
         _through(made, rest, book)
 
 

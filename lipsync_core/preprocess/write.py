@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import features
-from .affine import jpeg
 from .step import FPS, RATE, Book, Clip, Source, Step
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ class Write(Step):
             metrics={"file": name, "bytes": video.stat().st_size + beside.stat().st_size},
             first=sample.first,
             frames=sample.frame_count,
-            thumb=jpeg(sample.crops[len(sample.crops) // 2]) if sample.rejected else None,
         )
         yield from ()
 
