@@ -488,6 +488,19 @@ def voice_file(
     return batch.save_sound(sound(voice), folder / "voice.wav")
 
 
+def own_length(clip: Path, start: Fraction | None, end: Fraction | None) -> str:
+    """The length policy under which a clip with its own sound keeps all its pictures, and no more.
+
+    A sound track mostly ends some samples before or after its picture.
+    """
+    from ..lipsync_core.media.audio import open_voice
+    from ..lipsync_core.media.reader import Reader
+
+    sound_length = open_voice(clip, start=start, end=end).duration
+    picture = Reader(clip, start=start, end=end).clip.duration
+    return "cut" if sound_length >= picture else "silence"
+
+
 def video(path: Path) -> Any:
     """A file as VIDEO."""
     return InputImpl.VideoFromFile(str(path))

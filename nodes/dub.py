@@ -215,8 +215,9 @@ class DubVideo(bridge.Node):
             settings = bridge.settings(
                 engine=engine,
                 face=f"point:{point.strip()}" if point.strip() else face,
-                # A clip's own sound may end a few samples after its picture; nobody wants a frame more for it.
-                length="silence" if voice is None and length == "auto" else length,
+                length=bridge.own_length(path, start, end)
+                if voice is None and length == "auto"
+                else length,
                 seed=seed,
                 detector=detector,
                 missing=missing,
