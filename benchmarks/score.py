@@ -40,20 +40,22 @@ def looped(source, seconds, target):
                         outs[stream.type] = sink.add_stream_from_template(stream)
                         bases[stream.type] = stream.time_base
                 packets = [p for p in container.demux(*streams) if p.dts is not None]
-            pictures = [p for p in packets if p.stream.type == "video"]
-            base = bases["video"]
-            first = min(p.dts for p in pictures) * base
-            length = (max(p.pts + (p.duration or 1) for p in pictures)
-                      - min(p.pts for p in pictures)) * base  # fmt: skip
-            for packet in packets:
-                kind = packet.stream.type
-                if kind == "audio" and (packet.pts + packet.duration) * bases[kind] > length:
-                    continue
-                ticks = round(shift / bases[kind]) - (round(first / base) if kind == "video" else 0)
-                packet.pts += ticks
-                packet.dts += ticks
-                packet.stream = outs[kind]
-                sink.mux(packet)
+                pictures = [p for p in packets if p.stream.type == "video"]
+                base = bases["video"]
+                first = min(p.dts for p in pictures) * base
+                length = (max(p.pts + (p.duration or 1) for p in pictures)
+                          - min(p.pts for p in pictures)) * base  # fmt: skip
+                for packet in packets:
+                    kind = packet.stream.type
+                    if kind == "audio" and (packet.pts + packet.duration) * bases[kind] > length:
+                        continue
+                    ticks = round(shift / bases[kind]) - (
+                        round(first / base) if kind == "video" else 0
+                    )
+                    packet.pts += ticks
+                    packet.dts += ticks
+                    packet.stream = outs[kind]
+                    sink.mux(packet)
             shift += float(length)
 
 
