@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from .dub import Dubbed
 
-ClickError: type[Any] = typer.BadParameter.__mro__[2]
+ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 """ClickException, of the click that typer brings inside it or beside it, whichever this one does."""
 
 BAD_INPUT = 2

@@ -13,7 +13,9 @@ def two(folder: Path) -> Path:
     import numpy as np
 
     picture = np.frombuffer(photograph(folder).read_bytes(), np.uint8)
-    picture = cv2.imdecode(picture, cv2.IMREAD_COLOR)[:320, 64:384]
+    picture = cv2.imdecode(picture, cv2.IMREAD_COLOR)
+    assert picture is not None
+    picture = picture[:320, 64:384]
     # The other one a little darker and cooler, so that nobody takes them for one person.
     other = np.clip(picture[:, ::-1] * np.array([0.95, 0.85, 0.80]), 0, 255).astype(np.uint8)
     path = folder / "two_people.png"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from ..errors import EngineError
 from .base import Engine
 from .draft import Draft
+from .latentsync import LATENTSYNC
 
-ENGINES: tuple[Engine, ...] = (Draft(),)
-"""Best last: ``auto`` takes the last row that is ready on this machine."""
+ENGINES: tuple[Engine, ...] = (Draft(), *LATENTSYNC)
+"""Best last: ``auto`` takes the last row that is ready and fast enough on this machine."""
 
 
 def pick(name: str = "auto") -> Engine:
@@ -16,7 +17,7 @@ def pick(name: str = "auto") -> Engine:
     Raises ``EngineError`` for a name that is no row, or an engine that lacks something here.
     """
     if name == "auto":
-        ready = [engine for engine in ENGINES if engine.missing() is None]
+        ready = [row for row in ENGINES if row.missing() is None and row.is_practical()]
         if not ready:
             raise EngineError("no engine is ready on this machine; run `lipsync doctor`")
         return ready[-1]

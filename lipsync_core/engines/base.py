@@ -69,6 +69,10 @@ class Engine(ABC):
     def missing(self) -> str | None:
         """None when the engine can run here; else one line saying what is absent and how to get it."""
 
+    def is_practical(self) -> bool:
+        """Whether this machine runs it in a time that nobody regrets; else only by name."""
+        return True
+
     def study(self) -> Study | None:
         """A fresh collector for one person, or None if the engine needs no look ahead."""
         return None

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 SHAPES = ("open", "jaw", "wide", "round", "press", "fv")
 """The columns of a mouth shape."""
-OPEN, JAW, WIDE, ROUND, PRESS, FV = range(6)
+OPEN, JAW, WIDE, ROUND, PRESS, FV, VOICE = range(7)
+OUTPUTS = 7
+"""Columns of the network's output: the shapes, then ``VOICE``, how loud the voice alone is: 0 at 40 dB
+under its loud moments and where nobody speaks, whatever else is heard."""
 
 WEIGHTS = Path(__file__).with_name("mouth.safetensors")
 """Made by ``python -m trainer.tasks.mouth.train``; numbers in trainer/tasks/mouth/RESULTS.md."""
@@ -35,7 +38,7 @@ _LEVEL_FALL = 15.0
 _CHUNK = 3000
 """Rows that go through the network at once; fixed, so that the result does not depend on anything."""
 _HALO = 32
-"""Rows of context on either side of a chunk; the network sees 20."""
+"""Rows of context on either side of a chunk; the network sees 24."""
 
 CLOSURE = 0.5
 """Of the network's press at a peak from which on the lips meet: as many missed as made up on held-out
@@ -116,13 +119,14 @@ class Network:
         return out
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """``(N, 41)`` features -> ``(N, 6)`` shapes in 0..1, 100 rows a second."""
+        """``(N, 41)`` features -> ``(N, 7)`` outputs in 0..1, 100 rows a second."""
         x = np.maximum(self._convolve(x, "first"), 0)
         for number, dilation in enumerate(self._dilations):
             x += np.maximum(self._convolve(x, f"blocks.{number}", dilation), 0)
         contact = np.maximum(self._convolve(x, "closure"), 0)
         logits = np.concatenate(
-            [self._convolve(x, "shape"), self._convolve(contact, "contact")], axis=1
+            [self._convolve(x, "shape"), self._convolve(contact, "contact"), self._convolve(x, "voice")],
+            axis=1,
         )
         return 1.0 / (1.0 + np.exp(-np.clip(logits, -30, 30)))
 
@@ -154,10 +158,6 @@ class _Course:
                 colours.append(whole_colour if quiet else colour)
         self.tops, self.colours = np.array(tops), np.array(colours)
 
-    def levels(self, start: int, stop: int) -> np.ndarray:
-        """``(N,)`` level in dB of rows ``start`` to ``stop``."""
-        return np.interp(np.arange(start, stop), self.centres, self.tops)
-
     def at(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """``(N,)`` level and ``(N, 40)`` colour of rows ``start`` to ``stop``."""
         numbers = np.arange(len(self.centres), dtype=float)
@@ -166,14 +166,14 @@ class _Course:
         high = np.minimum(low + 1, len(self.centres) - 1)
         part = (place - low)[:, None]
         colours = self.colours[low] * (1 - part) + self.colours[high] * part
-        return self.levels(start, stop), colours
+        return np.interp(np.arange(start, stop), self.centres, self.tops), colours
 
 
 def raw_shapes(rows: np.ndarray, net: Network | None = None) -> np.ndarray:
-    """``(N, 6)`` float32 network output for ``(N, 41)`` rows of a whole voice, before drawing rules."""
+    """``(N, 7)`` float32 network output for ``(N, 41)`` rows of a whole voice, before drawing rules."""
     net = net or network()
     count = len(rows)
-    out = np.zeros((count, len(SHAPES)), np.float32)
+    out = np.zeros((count, OUTPUTS), np.float32)
     if not count or np.percentile(rows[:, LEVEL], 98) < QUIET_FILE:
         return out
     course = _Course(rows)
@@ -188,13 +188,6 @@ def raw_shapes(rows: np.ndarray, net: Network | None = None) -> np.ndarray:
         x = np.pad(x, ((before, after), (0, 0)), mode=mode)
         out[start:stop] = net(x)[_HALO : _HALO + stop - start]
     return out
-
-
-def loudness_drive(rows: np.ndarray) -> np.ndarray:
-    """``(N,)`` float32 0..1: how loud each row is beside the loud rows around it, 0 at 40 dB under them."""
-    course = _Course(rows)
-    tops = course.levels(0, len(rows))
-    return np.clip((loudness(rows[:, :BANDS]) - tops) / 40.0 + 1.0, 0.0, 1.1).astype(np.float32)
 
 
 def closures(press: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -269,16 +262,13 @@ def _presence(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
     """Shapes to be drawn at ``moments`` (seconds) from the network's output, 100 rows a second.
 
-    ``raw``: ``(N, 6)`` of ``raw_shapes``; ``rows``: the ``(N, 41)`` it came from.
+    ``raw``: ``(N, 7)`` of ``raw_shapes``; ``rows``: the ``(N, 41)`` it came from.
     """
     if not raw.any():
         return np.zeros((len(moments), len(SHAPES)), np.float32)
     steps = _intervals(moments)
-    curves = np.empty((len(raw), len(SHAPES) + 2), np.float32)
-    curves[:, : len(SHAPES)] = raw
-    # Only where the network hears a voice: noise is loud too.
-    voiced = np.clip(moving_sum(raw[:, OPEN], 31) / 31 / 0.1, 0, 1)
-    curves[:, -2] = loudness_drive(rows) * voiced
+    curves = np.empty((len(raw), OUTPUTS + 1), np.float32)
+    curves[:, :OUTPUTS] = raw
     curves[:, -1] = _presence(raw, rows)
     # Short against a syllable, long enough that nothing flickers between two frames.
     heard = _sample(curves, moments, np.maximum(0.014, 0.25 * steps))
@@ -286,7 +276,7 @@ def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
     teeth = np.clip(1.3 * heard[:, FV] - 0.15, 0, 1)
     press = np.maximum(contact, WEAK_PRESS * np.clip(1.3 * heard[:, PRESS] - 0.1, 0, 1))
     narrowed = heard[:, OPEN] * (1 - ROUND_NARROWS * heard[:, ROUND])
-    opening = narrowed + LOUD_SHARE * heard[:, -2]
+    opening = narrowed + LOUD_SHARE * heard[:, VOICE]
     out = np.empty((len(moments), len(SHAPES)), np.float32)
     out[:, OPEN] = np.clip(opening - REST, 0, 1.1) * (1 - press)
     out[:, JAW] = np.clip(1.2 * (heard[:, JAW] - 0.05), 0, 1)

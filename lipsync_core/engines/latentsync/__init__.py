@@ -101,6 +101,12 @@ class LatentSync(Engine):
             return f"{', '.join(absent)} not installed; run: pip install 'lipsync-core[diffusion]'"
         return files.absent(self.release.weights, "|".join(WHISPER), VAE)
 
+    def is_practical(self) -> bool:
+        """Only with an accelerator: a processor takes minutes for a second of video."""
+        import torch
+
+        return torch.cuda.is_available() or torch.backends.mps.is_available()
+
     def close(self) -> None:
         """Lets go of all networks and of what was kept of the last clip."""
         self._nets.clear()
