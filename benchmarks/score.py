@@ -31,7 +31,7 @@ print(json.dumps(dict(duration=found.watched.duration, engine=found.score.engine
 def looped(source, seconds, target):
     """Repeats a clip with its sound, both by the length of its picture, without re-encoding."""
     with av.open(str(target), "w") as sink:
-        outs, shift, bases = {}, 0.0, {}
+        outs, shift, bases = {}, 0, {}
         while shift < seconds:
             with av.open(str(source)) as container:
                 streams = [container.streams.video[0], container.streams.audio[0]]
@@ -49,14 +49,12 @@ def looped(source, seconds, target):
                     kind = packet.stream.type
                     if kind == "audio" and (packet.pts + packet.duration) * bases[kind] > length:
                         continue
-                    ticks = round(shift / bases[kind]) - (
-                        round(first / base) if kind == "video" else 0
-                    )
+                    ticks = round((shift - first) / bases[kind])
                     packet.pts += ticks
                     packet.dts += ticks
                     packet.stream = outs[kind]
                     sink.mux(packet)
-            shift += float(length)
+            shift += length
 
 
 def main():
