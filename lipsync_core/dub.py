@@ -279,8 +279,8 @@ class _Mouth:
             ]
         )
         rendered = self.session.render(crops, sources, outputs)
-        for step, source, crop, mask in zip(
-            steps, sources, rendered.crops, rendered.masks, strict=True
+        for step, source, before, crop, mask in zip(
+            steps, sources, crops, rendered.crops, rendered.masks, strict=True
         ):
             x, y, rgb, alpha = paste(
                 frames[step],
@@ -288,6 +288,7 @@ class _Mouth:
                 mask,
                 self.matrices[source],
                 strength=float(self.track.strength[source]),
+                original=before if self.session.keeps_detail else None,
             )
             if alpha.size:
                 box = (x, y, x + alpha.shape[1], y + alpha.shape[0])

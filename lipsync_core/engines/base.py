@@ -45,6 +45,8 @@ class Session(ABC):
 
     mode: str = "default"
     """How it draws, for reports."""
+    keeps_detail: bool = False
+    """Its crops lose fine detail: bring the source's back where they still show the same."""
     window: int = 1
     """Frames per call of ``render``; the last window of a stretch may be shorter."""
 

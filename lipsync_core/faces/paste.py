@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CELL = 8
 """Light is compared on a grid this many times coarser than the source."""
+ALIKE = 5.0
+"""Levels of mean difference at which two crops no longer show the same skin."""
 LIGHT_LIMIT = 28.0
 """Levels by which light may be corrected; more is a different face, not different light."""
 
@@ -27,6 +29,7 @@ def paste(
     *,
     strength: float = 1.0,
     match_colour: bool = False,
+    original: np.ndarray | None = None,
 ) -> tuple[int, int, np.ndarray, np.ndarray]:
     """What to blend into ``picture``: ``(x0, y0, rgb, mask)`` in source pixels.
 
@@ -35,7 +38,9 @@ def paste(
     the source would show it, not yet blended, and ``mask`` ``(H', W')`` float32, the crop's mask
     times ``strength``, exactly 0 where nothing changes; both are empty when nothing of the mask
     lies inside the picture. ``match_colour``: shift the crop's low frequencies so that they agree
-    with the source along the rim of the mask.
+    with the source along the rim of the mask. ``original``: the crop as it was cut, uint8: where
+    ``crop`` still shows the same, the source's own finer detail comes back, so that an unchanged
+    crop gives back the source itself.
     """
     box = _support(mask)
     if box is None or strength <= 0:
@@ -56,6 +61,12 @@ def paste(
     painted = _warped(crop[rows, columns], inner, size, enlarged, resampling(enlarged))
     # Linear: a cubic mask would overshoot beyond its own edge.
     alpha = _warped(mask[rows, columns], inner, size, enlarged, cv2.INTER_LINEAR)
+    if original is not None:
+        before = original[rows, columns]
+        cut = _warped(before, inner, size, enlarged, resampling(enlarged))
+        same = _sameness(crop[rows, columns], before)[..., None].repeat(3, axis=2)
+        same = _warped(same, inner, size, 1.0, cv2.INTER_LINEAR)
+        painted += same * (picture.region(x0, y0, x1, y1) - cut)
     if match_colour:
         source = picture.region(x0, y0, x1, y1).astype(np.float32)
         painted += _light(source, painted, alpha)
@@ -68,6 +79,17 @@ def blend(source: np.ndarray, rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """``source`` ``(h, w, 3)`` uint8 with ``rgb`` where ``mask``: uint8, to the bit ``source`` where it is 0."""
     mixed = source + mask[..., None] * (rgb - source)
     return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+
+
+def _sameness(crop: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """``(h, w)`` float32: 1 where the two crops show the same, 0 where they differ in earnest.
+
+    Judged over a neighbourhood: single pixels of a new mouth agree with the old one by chance, and
+    the old one's detail must not shine through there.
+    """
+    apart = np.abs(crop.astype(np.float32) - original).max(axis=2)
+    reach = max(len(crop) / 64, 1.0)
+    return np.exp(-((cv2.GaussianBlur(apart, (0, 0), reach) / ALIKE) ** 2))
 
 
 def _support(mask: np.ndarray) -> tuple[int, int, int, int] | None:

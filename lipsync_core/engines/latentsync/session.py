@@ -97,6 +97,8 @@ class _Carried:
 class LatentSession(Session):
     """Draws ``preset.call`` frames at a time in windows of sixteen."""
 
+    keeps_detail = True
+
     def __init__(
         self,
         nets: Nets,

@@ -145,3 +145,29 @@ def test_a_face_outside_or_an_empty_mask_paints_nothing(photo, face, as_clip):
     assert paste.paste(picture, crop, mask.mouth(template), matrix)[3].size == 0
     inside = align.fit(face[None], template)[0]
     assert paste.paste(picture, crop, np.zeros((128, 128), np.float32), inside)[3].size == 0
+
+
+@pytest.mark.parametrize("size", [96, 160, 320])
+def test_an_unchanged_crop_gives_the_source_back(scene, photo, face, size):
+    picture = scene[0]
+    template = draft_template(size)
+    matrix = align.fit(face[None] + np.array([0.31, 0.77]), template)[0]
+    crop = align.cut(picture, matrix, size)
+    x0, y0, rgb, alpha = paste.paste(
+        picture, crop, mask.lower_face(template), matrix, original=crop
+    )
+    result = painted_over(photo, x0, y0, rgb, alpha)
+    assert np.abs(result.astype(int) - photo).max() <= 1
+
+
+def test_the_old_mouth_does_not_shine_through_a_new_one(scene, photo):
+    picture, template, matrix = scene
+    crop = align.cut(picture, matrix, 160)
+    new = crop.copy()
+    x, y = (np.array(template.mouth) * 160).astype(int)
+    new[y - 16 : y + 16, x - 24 : x + 24] = 60
+    _, _, plain, alpha = paste.paste(picture, new, mask.mouth(template), matrix)
+    _, _, kept, _ = paste.paste(picture, new, mask.mouth(template), matrix, original=crop)
+    inside = (np.abs(plain - 60).max(axis=2) < 0.5) & (alpha == 1)
+    assert inside.sum() > 200
+    assert np.abs(kept - plain)[inside].max() < 1
