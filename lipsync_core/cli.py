@@ -387,6 +387,22 @@ def models_where(names: Annotated[list[str] | None, typer.Argument()] = None) ->
         typer.echo(files.find(name) or f"{files.home(row)} (absent)")
 
 
+@models.command("convert")
+def models_convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint, .pt, .pth, .bin or .safetensors.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    full: Annotated[
+        bool, typer.Option("--full", help="Keep float32; float16 by default, half the size.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target.")] = False,
+) -> None:
+    """Write a checkpoint as safetensors, which opens faster and cannot run code."""
+    from .weights import tensors
+
+    kind = tensors.convert(source, target, half=not full, overwrite=overwrite)
+    typer.echo(f"{target}: {kind.title}")
+
+
 def main() -> None:
     """Runs the command line; what the user can mend is one line on standard error and exit code 2."""
     try:
