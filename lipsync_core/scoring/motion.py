@@ -177,7 +177,7 @@ def watch(
     people = tracker.finish()
     motions = []
     for track, person in zip(people.tracks, people.persons, strict=True):
-        motion = watches[person].motion(len(times))
+        motion = (watches.get(person) or MouthWatch()).motion(len(times))
         # flow across a cut says nothing about a mouth
         cut = np.flatnonzero(np.diff(track.shots)) + 1
         motion.speed[cut] = np.nan

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import LipSyncError, MediaError
+from ..media.audio import LAYOUTS
 from ..types import Progress
 
 if TYPE_CHECKING:
@@ -192,7 +193,8 @@ def _encoder(target: OutputContainer, source: av.AudioStream, rate: int) -> Any:
 
     codec: str = source.codec_context.codec.canonical_name or ""
     name: str = _ENCODERS.get(codec, codec)
-    supported = target.supported_codecs
+    # PyAV 12 does not say what a container holds; then the attempt shows it.
+    supported = getattr(target, "supported_codecs", None) or av.codecs_available
     if name.startswith(_LOSSLESS) and (codec not in supported or name not in av.codecs_available):
         name = next((one for one in ("pcm_s16le", "flac", "alac") if one in supported), "aac")
     if not _writes(name) or av.Codec(name, "w").canonical_name not in supported:
@@ -203,7 +205,7 @@ def _encoder(target: OutputContainer, source: av.AudioStream, rate: int) -> Any:
         )
         log.warning("the sound is encoded as %s: %s cannot hold %s", name, target.name, codec)
     out: Any = target.add_stream(name, rate=rate)
-    out.layout = source.layout.name
+    out.layout = _layout(source.layout)
     formats = [one.name for one in out.codec_context.codec.audio_formats or ()]
     if formats and source.format.name in formats:
         out.format = source.format.name
@@ -211,8 +213,20 @@ def _encoder(target: OutputContainer, source: av.AudioStream, rate: int) -> Any:
         out.format = formats[0]
     if not name.startswith(_LOSSLESS):
         given = source.bit_rate or 0
-        out.bit_rate = given if name == "mp2" and given else max(given, 96_000 * source.channels)
+        out.bit_rate = (
+            given if name == "mp2" and given else max(given, 96_000 * len(source.layout.channels))
+        )
     return out
+
+
+def _layout(layout: Any) -> str:
+    """A name that can be made a layout again; files may say only how many channels there are."""
+    import av
+
+    try:
+        return av.AudioLayout(layout.name).name
+    except ValueError:
+        return LAYOUTS[len(layout.channels)]
 
 
 def _writes(name: str) -> bool:
@@ -293,7 +307,7 @@ class _Mover:
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(packed),
             format=self._like.format.name,
-            layout=self._like.layout.name,
+            layout=_layout(self._like.layout),
         )
         frame.sample_rate = self._rate
         frame.time_base = Fraction(1, self._rate)

@@ -275,7 +275,8 @@ def _with_syncnet(
         engine="syncnet_v2",
         protocol={
             "crop": protocol,
-            "padding": "lse_c and lse_d zero-padded as published; `unbiased` without padded pairs",
+            "padding": "lse_c, lse_d, offset_frames zero-padded as published; `unbiased` and "
+            "audio_late_ms without padded pairs",
             "frame_rate": f"{syncnet.FPS}",
             "windows": str(count),
             "padded_share": f"{240 / (31 * count):.3f}" if count else "",
