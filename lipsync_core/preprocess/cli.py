@@ -77,6 +77,9 @@ def preprocess(
             "--keep-intermediate", help="Also write what each step made, a folder a step."
         ),
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try files again that failed in an earlier run.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -115,6 +118,7 @@ def preprocess(
             per_gpu=per_gpu,
             ray=ray,
             keep_intermediate=keep_intermediate,
+            retry=retry_failed,
             watch=watch,
         )
     from .dataset import write_index, write_shards

@@ -115,7 +115,7 @@ class OutputConfig:
     """``keep`` encodes what thresholds reject into ``held``, so that other thresholds can take it
     back at once; ``drop`` saves that time and space, and such a clip is made again when wanted."""
     whisper: str = "auto"
-    """``auto`` stores Whisper features where the weights are, ``off`` never does, ``need`` insists."""
+    """``auto`` stores Whisper features where the weights are, ``never`` does not, ``always`` insists."""
     shard_megabytes: int = field(default=0, metadata=DECIDES)
     """Above 0, the clips are also packed into WebDataset tar files of about this size."""
 
@@ -202,7 +202,7 @@ def checked(config: Config) -> Config:
         ("affine.template", config.affine.template, ("latentsync", "draft")),
         ("av_sync.engine", config.av_sync.engine, ("auto", "syncnet_v2", "embedded")),
         ("output.rejected", config.output.rejected, ("keep", "drop")),
-        ("output.whisper", config.output.whisper, ("auto", "off", "need")),
+        ("output.whisper", config.output.whisper, ("auto", "never", "always")),
     ]
     for name, value, valid in choices:
         if value not in valid:

@@ -160,6 +160,19 @@ class Manifest:
             self._db.execute("DELETE FROM samples WHERE source = ?", (key,))
             self._db.execute("UPDATE sources SET state = 'open', deaths = 0 WHERE key = ?", (key,))
 
+    def retry(self) -> None:
+        """Files and sources that failed count as not looked at."""
+        with self._together():
+            self._db.execute(
+                "DELETE FROM samples WHERE source IN (SELECT key FROM sources WHERE state = 'failed')"
+            )
+            self._db.execute(
+                "UPDATE sources SET state = 'open', deaths = 0, reason = '' WHERE state = 'failed'"
+            )
+            self._db.execute(
+                "UPDATE files SET state = 'found', key = '' WHERE state = 'unreadable'"
+            )
+
     def died(self, key: str) -> int:
         """A worker died over this source; how many have by now."""
         with self._together():

@@ -99,12 +99,14 @@ def run(
     per_gpu: int = 1,
     ray: str = "",
     keep_intermediate: bool = False,
+    retry: bool = False,
     watch: Watch | None = None,
 ) -> Done:
     """Prepares every file below ``inputs`` into ``output``; what is there already is kept.
 
     ``workers``: processes, 0 for one a core. ``per_gpu``: how many of them may use one GPU. ``ray``:
-    ``auto`` or an address, to run on a Ray cluster. Raises a :class:`LipSyncError` where nothing
+    ``auto`` or an address, to run on a Ray cluster. ``retry``: give files that failed before another
+    chance. Raises a :class:`LipSyncError` where nothing
     can be done; files that are no good are told in the manifest, not raised.
     """
     if not inputs.is_dir():
@@ -124,14 +126,16 @@ def run(
         (output / "config.json").write_text(config.text(), encoding="utf-8")
         manifest.put_fact("sync_engine", engine)
         leader = _Leader(manifest, config, inputs, output, watch)
-        leader.look()
+        if retry:
+            manifest.retry()
         leader.rejudge()
+        leader.look()
         if leader.waiting:
             pool: Pool
             if ray:
                 from .ray_pool import RayPool
 
-                pool = RayPool(posts, ray)
+                pool = RayPool(posts, ray, fill=not workers, per_gpu=per_gpu)
             else:
                 pool = LocalPool(posts[: max(min(len(posts), len(leader.waiting)), 1)])
             leader.pace.workers = pool.size
@@ -442,7 +446,7 @@ def _posts(
     cores = os.cpu_count() or 1
     count = workers or cores
     devices = ["cpu"] * count
-    if engine == "syncnet_v2" or config.output.whisper == "need":
+    if engine == "syncnet_v2" or config.output.whisper == "always":
         import torch
 
         gpus = torch.cuda.device_count()

@@ -77,12 +77,12 @@ class Setup:
     def whisper(self) -> Any | None:
         """Whisper's encoder, or None where its features are not wanted or cannot be had."""
         wanted = self.config.output.whisper
-        if wanted == "off" or (wanted == "auto" and whisper_missing()):
+        if wanted == "never" or (wanted == "auto" and whisper_missing()):
             return None
         if self._whisper is None:
             reason = whisper_missing()
             if reason:
-                raise SettingsError(f"output.whisper is 'need', but {reason}")
+                raise SettingsError(f"output.whisper is 'always', but {reason}")
             from ..audio.whisper import build_encoder
             from ..weights import files, tensors
 

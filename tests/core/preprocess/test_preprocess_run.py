@@ -1,0 +1,217 @@
+import hashlib
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+
+from lipsync_core.errors import SettingsError
+from lipsync_core.media.audio import VoiceFile
+from lipsync_core.media.reader import Reader
+from lipsync_core.preprocess import dataset, report
+from lipsync_core.preprocess.manifest import NAME, Manifest
+from lipsync_core.preprocess.runner import run
+from lipsync_core.preprocess.worker import Post, Task, Worker
+
+pytest.importorskip("omegaconf")
+
+
+def digests(folder):
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def clips(output, folder="clips"):
+    return sorted((output / folder).rglob("*.mp4"))
+
+
+@pytest.fixture(scope="module")
+def ran(maker, tmp_path_factory):
+    """Two clips of one name, a copy, and what is no video at all: the folders and how it ended."""
+    from lipsync_core.preprocess import config as configs
+
+    base = tmp_path_factory.mktemp("run")
+    raw, output = base / "raw", base / "data"
+    for name in ("a", "b", "odd"):
+        (raw / name).mkdir(parents=True)
+    maker.clip(raw / "a" / "00001.mp4", [0] * 60, seed=1)
+    maker.clip(raw / "b" / "00001.mp4", [0] * 64 + [2] * 20 + [1] * 40, seed=2, fps=30)
+    shutil.copy(raw / "a" / "00001.mp4", raw / "odd" / "copy.mp4")
+    (raw / "odd" / "empty.mp4").touch()
+    (raw / "odd" / "note: \n über.txt").write_text("not a video")
+    (raw / "odd" / "cut.mp4").write_bytes((raw / "a" / "00001.mp4").read_bytes()[:900])
+    maker.clip(raw / "odd" / "silent film.mp4", [0] * 60, sound=False)
+    maker.clip(raw / "odd" / "nobody.mp4", [2] * 60)
+    (raw / "odd" / "gone.mp4").symlink_to(raw / "nothing")
+    before = digests(raw / "a") | digests(raw / "b") | digests(raw / "odd")
+    config = configs.load(
+        None,
+        [
+            "affine.detector=cascade",
+            "shots.detector=faces",
+            "av_sync.min_certainty=0",
+            "av_sync.max_offset=15",
+            "output.whisper=never",
+        ],
+    )
+    done = run(raw, output, config, workers=1)
+    assert digests(raw / "a") | digests(raw / "b") | digests(raw / "odd") == before
+    return raw, output, config, done
+
+
+def test_every_file_is_accounted_for(ran):
+    _, output, _, done = ran
+    assert done.files == 9
+    assert sum(done.by_state.values()) == 9
+    assert done.by_state == {"kept": 2, "duplicate": 1, "rejected": 5, "unreadable": 1}
+    with Manifest(output / NAME) as manifest:
+        summary = report.summarise(manifest)
+    assert dict(summary.files) == done.by_state
+    for row in summary.file_rows:
+        assert row["state"] == "kept" or row["reason"], row
+
+
+def test_files_of_one_name_do_not_collide(ran):
+    _, output, _, done = ran
+    names = {path.relative_to(output) for path in clips(output)}
+    assert len(names) == done.clips == 2
+    assert all(path.name.startswith("00001-") for path in names)
+
+
+def test_a_clip_is_aligned_timed_and_sounds(ran):
+    _, output, _, _ = ran
+    from safetensors.numpy import load_file
+
+    for path in clips(output):
+        frames = list(Reader(path).frames())
+        assert frames[0].size == (256, 256)
+        own = load_file(path.with_suffix(".safetensors"))
+        count = len(frames)
+        assert own["points"].shape == (count, 5, 2)
+        assert own["sound"].shape == (count * 640,)
+        assert own["mel"].shape == (80, count * 640 // 200 + 1)
+        assert float(VoiceFile(path).duration) == pytest.approx(count / 25, abs=0.07)
+        steps = np.diff(own["times"])
+        assert (steps >= 0).all()
+        assert own["times"][-1] - own["times"][0] == pytest.approx((count - 1) / 25, abs=0.04)
+        # The eyes lie where the template has them, in the middle of the crop.
+        eyes = own["points"][:, :2].mean(1)
+        at = np.einsum("tij,tj->ti", own["matrices"][:, :, :2], eyes) + own["matrices"][:, :, 2]
+        assert np.abs(at / 256 - (0.5, 0.2755)).max() < 0.05
+
+
+def test_the_picture_of_another_rate_keeps_its_times(ran, rows):
+    _, output, _, _ = ran
+    found = [one["metrics"] for one in rows(output) if one["step"] == "resample"]
+    thirty = next(one for one in found if one["fps"] == 30)
+    assert thirty["decoded"] == 124
+    assert thirty["frames"] == 103
+    assert thirty["worst_ms"] <= 1000 / 60 + 0.01
+
+
+def test_a_second_run_does_nothing_again(ran, rows):
+    raw, output, config, first = ran
+    before = rows(output)
+    stamps = {path: path.stat().st_mtime_ns for path in clips(output)}
+    again = run(raw, output, config, workers=1)
+    assert again.by_state == first.by_state
+    assert again.pace.workers == 0
+    assert rows(output) == before
+    assert {path: path.stat().st_mtime_ns for path in clips(output)} == stamps
+
+
+def test_other_thresholds_decide_again_without_a_worker(ran, settings, rows):
+    raw, output, config, first = ran
+    before = {(one["sample"], one["step"]): one["finished"] for one in rows(output)}
+    strict = run(raw, output, settings("quality.min_face=5000"), workers=1)
+    assert strict.pace.workers == 0
+    assert strict.clips == 0
+    assert not clips(output)
+    assert len(clips(output, "held")) == 2
+    refused = [one for one in rows(output) if one["step"] == "quality"]
+    assert all("at least 5000" in one["reason"] for one in refused)
+    short = run(raw, output, settings("broken.min_seconds=9"), workers=1)
+    assert (short.pace.workers, short.clips) == (0, 0)
+    back = run(raw, output, config, workers=1)
+    assert (back.pace.workers, back.clips) == (0, first.clips)
+    assert len(clips(output)) == 2
+    assert not clips(output, "held")
+    assert {(one["sample"], one["step"]): one["finished"] for one in rows(output)} == before
+
+
+def test_index_shards_and_report(ran):
+    _, output, _, done = ran
+    index = dataset.write_index(output)
+    if index.suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(index).to_pylist()
+    else:
+        table = [json.loads(line) for line in index.read_text().splitlines()]
+    assert len(table) == done.clips
+    for one in table:
+        assert (output / one["clip"]).is_file()
+        assert (output / one["features"]).is_file()
+        assert one["seconds"] == one["frames"] / 25
+    assert dataset.write_shards(output, 1) == 1
+    first = (output / "shards" / "clips-000000.tar").read_bytes()
+    with tarfile.open(output / "shards" / "clips-000000.tar") as archive:
+        names = archive.getnames()
+        one = json.load(archive.extractfile(names[2]))
+    assert len(names) == 3 * done.clips
+    assert {name.rsplit(".", 1)[0] for name in names} == {one["key"] for one in table}
+    assert one["key"] == names[2].rsplit(".", 1)[0]
+    dataset.write_shards(output, 1)
+    assert (output / "shards" / "clips-000000.tar").read_bytes() == first
+    page = report.write_report(output, output / "report").read_text(encoding="utf-8")
+    assert "no face" in page
+    assert "<svg" in page
+    assert "data:image/jpeg" in page
+    listed = (output / "report" / "files.csv").read_text(encoding="utf-8")
+    assert "the same bytes as" in listed
+
+
+def test_a_dropped_clip_is_made_again_when_it_is_wanted(maker, settings, tmp_path):
+    raw, output = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    maker.clip(raw / "a.mp4", [0] * 55)
+    dropped = run(raw, output, settings("output.rejected=drop", "quality.min_face=5000"), workers=1)
+    assert dropped.clips == 0
+    assert not clips(output, "held")
+    again = run(raw, output, settings("output.rejected=drop"), workers=1)
+    assert (again.clips, again.pace.workers) == (1, 1)
+
+
+def test_known_folders_hold_what_each_step_made(maker, settings, tmp_path):
+    path = maker.clip(tmp_path / "talk.mp4", [0] * 55 + [1] * 60)
+    post = Post(config=settings(), output=str(tmp_path / "data"), keep_intermediate=True)
+    told = []
+    Worker(post).work(Task(path=str(path), key="5" * 24), told.append)
+    assert not told[-1].error
+    counts = {
+        "resampled": [115], "shot": [55, 60], "segmented": [55, 60],
+        "affine_transformed": [55, 60], "av_synced": [55, 60], "high_visual_quality": [55, 60],
+    }  # fmt: skip
+    for folder, lengths in counts.items():
+        found = [sum(1 for _ in Reader(one).frames()) for one in clips(tmp_path / "data", folder)]
+        assert found == lengths, folder
+    assert Reader(clips(tmp_path / "data", "shot")[0]).clip.width == 240
+    assert Reader(clips(tmp_path / "data", "av_synced")[0]).clip.width == 256
+
+
+def test_what_cannot_be_done_is_refused_before_any_work(settings, tmp_path):
+    with pytest.raises(SettingsError, match="not a folder"):
+        run(tmp_path / "nothing", tmp_path / "out", settings())
+    assert not (tmp_path / "out").exists()
+
+
+def test_ray_does_the_same(ran, settings, tmp_path):
+    pytest.importorskip("ray")
+    raw, _, config, first = ran
+    done = run(raw, tmp_path / "data", config, workers=2, ray="auto")
+    assert done.by_state == first.by_state
+    assert done.clips == first.clips
