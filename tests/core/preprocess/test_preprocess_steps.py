@@ -161,12 +161,12 @@ def test_a_kept_view_gives_the_crop_of_the_whole_picture(size):
     points = np.array([[200, 104], [246, 104], [221, 125], [202, 143], [241, 143]], np.float32)
     template = Template(size=size, eyes=(0.5, 0.2755), mouth=(0.5, 0.607), stretch=4 / 3)
     view = around(picture, points, [template], 1.0)
-    matrix = align.fit((points + (3, -2))[None], template)[0]
+    matrix = align.fit(np.add(points, (3, -2))[None], template)[0]
     assert view.covers(matrix, size)
     whole = align.cut(picture, matrix, size).astype(int)
     assert np.abs(view.cut(matrix, size).astype(int) - whole).mean() < (1 if size > 24 else 4)
     assert view.pixels.size < 0.3 * picture.image.size
-    far = align.fit((points + (90, 0))[None], template)[0]
+    far = align.fit(np.add(points, (90, 0))[None], template)[0]
     assert not view.covers(far, size)
 
 

@@ -134,13 +134,15 @@ def test_no_space_is_said_and_the_rest_follows_later(maker, command, tmp_path):
     assert "1 clips" in out
 
 
-def test_a_folder_that_cannot_be_read_is_said(settings, caplog):
+def test_a_folder_that_cannot_be_read_is_said(settings, caplog, monkeypatch):
     config = settings()
     # Whatever is loaded at first use is loaded while we may still read everything.
     Setup(config, Path()).detector.detect(np.zeros((64, 64, 3), np.uint8))
     me = os.geteuid()
     with tempfile.TemporaryDirectory() as place:
         base = Path(place)
+        for name in ("XDG_CACHE_HOME", "HF_HOME", "LIPSYNC_MODELS"):
+            monkeypatch.setenv(name, place)
         shut = base / "raw" / "shut"
         shut.mkdir(parents=True)
         shut.chmod(0)
