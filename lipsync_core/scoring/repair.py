@@ -191,17 +191,17 @@ def _like(target: OutputContainer, stream: av.VideoStream) -> Any:
 def _encoder(target: OutputContainer, source: av.AudioStream, rate: int) -> Any:
     import av
 
-    codec: str = source.codec_context.codec.canonical_name or ""
+    codec = _canonical(source.codec_context.codec)
     name: str = _ENCODERS.get(codec, codec)
     # PyAV 12 does not say what a container holds; then the attempt shows it.
     supported = getattr(target, "supported_codecs", None) or av.codecs_available
     if name.startswith(_LOSSLESS) and (codec not in supported or name not in av.codecs_available):
         name = next((one for one in ("pcm_s16le", "flac", "alac") if one in supported), "aac")
-    if not _writes(name) or av.Codec(name, "w").canonical_name not in supported:
+    if not _writes(name) or _canonical(av.Codec(name, "w")) not in supported:
         name = next(
             one
             for one in ("aac", "libopus", "libmp3lame", "mp2", "pcm_s16le")
-            if _writes(one) and av.Codec(one, "w").canonical_name in supported
+            if _writes(one) and _canonical(av.Codec(one, "w")) in supported
         )
         log.warning("the sound is encoded as %s: %s cannot hold %s", name, target.name, codec)
     out: Any = target.add_stream(name, rate=rate)
@@ -217,6 +217,12 @@ def _encoder(target: OutputContainer, source: av.AudioStream, rate: int) -> Any:
             given if name == "mp2" and given else max(given, 96_000 * len(source.layout.channels))
         )
     return out
+
+
+def _canonical(codec: Any) -> str:
+    """The codec's name without that of its program, which PyAV 12 does not tell."""
+    plain = codec.name.removesuffix("float").removesuffix("_fixed").removeprefix("lib")
+    return str(getattr(codec, "canonical_name", None) or {"mp3lame": "mp3"}.get(plain, plain))
 
 
 def _layout(layout: Any) -> str:
