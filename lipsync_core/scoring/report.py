@@ -24,7 +24,7 @@ from ..faces import align
 from ..faces.templates import draft_template
 from ..types import Progress, SyncSegment
 from . import embedded
-from .sync import FRAME_MS, WEAK, Examination
+from .sync import FRAME_MS, SYNCNET_LIKELY, SYNCNET_WEAK, WEAK, Examination
 
 if TYPE_CHECKING:
     from ..media.frame import Frame
@@ -55,7 +55,9 @@ class Curves:
     times: np.ndarray
     """``(P,)`` seconds of the clip."""
     course: np.ndarray
-    """-1..1, NaN where nothing can be said."""
+    """-1..1, NaN where nothing can be said. From SyncNet: .5 is the confidence of the whole clip."""
+    weak: float
+    """What ``course`` stays below where the mouth does not follow."""
     measured: np.ndarray
     """Opening of the mouth, 0..1 between its own extremes, NaN where not seen."""
     predicted: np.ndarray
@@ -180,11 +182,20 @@ def sample(found: Examination, points: int = _POINTS) -> Curves:
     times = np.linspace(0.0, watched.duration, min(points, max(watched.frame_count, 2)))
     lead = float(found.voice_times[0] - watched.times[0]) if len(watched.times) else 0.0
     moments = times + lead
+    course, weak = _at_frames(found.course, watched.times, times), WEAK
+    if found.unbiased is not None and found.windows is not None:
+        # A window shows the middle of its five frames.
+        place = np.searchsorted(found.windows + 0.1, times).clip(0, len(found.windows) - 1)
+        near = np.abs(found.windows[place] + 0.1 - times) < 0.2
+        whole = max(found.unbiased.lse_c, SYNCNET_LIKELY)
+        course = np.where(near, 0.5 * found.unbiased.confidence[place] / whole, np.nan)
+        weak = 0.5 * SYNCNET_WEAK
     predicted = embedded.at(heard.opening, moments)
     predicted[(moments < 0.0) | (moments > heard.duration)] = 0.0
     return Curves(
         times=times,
-        course=_at_frames(found.course, watched.times, times),
+        course=course,
+        weak=weak,
         measured=np.clip(_at_frames(found.motion.openness, watched.times, times), -0.1, 1.15),
         predicted=np.clip(predicted, 0.0, 1.0),
         wave=_peaks(found, times, lead),
@@ -258,8 +269,8 @@ def _chart(inner: str, height: int, name: str, label: str, ticks: str = "") -> s
 def _course_chart(curves: Curves, segments: tuple[SyncSegment, ...], duration: float) -> str:
     height = 150
     x = curves.times / duration * _WIDE
-    y = (1.0 - (curves.course + 0.4) / 1.4) * height
-    weak = (1.0 - (WEAK + 0.4) / 1.4) * height
+    y = (1.0 - (np.clip(curves.course, -0.4, 1.0) + 0.4) / 1.4) * height
+    weak = (1.0 - (curves.weak + 0.4) / 1.4) * height
     zero = (1.0 - 0.4 / 1.4) * height
     inner = (
         _bands(segments, duration, height)
@@ -309,8 +320,8 @@ def _ticks(duration: float) -> np.ndarray:
 
 def _offset_curve(found: Examination) -> tuple[np.ndarray, np.ndarray, bool]:
     """Milliseconds that the sound is later, the curve, and whether its valley is the answer."""
-    if found.curve is not None:
-        values = found.curve.distances
+    if found.unbiased is not None:
+        values = found.unbiased.distances
         reach = len(values) // 2
         return (np.arange(len(values)) - reach) * FRAME_MS, values, True
     return embedded.LAGS.astype(float), found.match.agreement, False

@@ -48,9 +48,13 @@ UNITS = {
     "end": "seconds",
     "speech_seconds": "seconds",
 }
-_SYNCNET_STEP = (2.5, 0.36)
-"""LSE-C (unpadded) at which SyncNet's answer is as likely right as wrong, and the width of the
-step: 3 is accepted, as data sets are filtered (LatentSync); not fitted here."""
+SYNCNET_LIKELY = 2.5
+"""LSE-C (unpadded) at which SyncNet's answer is taken for as likely right as wrong."""
+_SYNCNET_STEP = 0.36
+"""Width of the step from wrong to right: 3 is accepted, as data sets are filtered (LatentSync).
+Neither number is fitted here."""
+SYNCNET_WEAK = 0.4
+"""Part of the clip's own confidence below which a segment is weak."""
 _LEAST_WINDOWS = 1
 
 
@@ -290,8 +294,7 @@ def _with_syncnet(
         return replace(found, score=replace(result, summary=text))
     curve = shift_curve(distances.table, "zero", lengths=distances.lengths)
     unbiased = shift_curve(distances.table, "none", lengths=distances.lengths)
-    centre, width = _SYNCNET_STEP
-    certain = 1.0 / (1.0 + math.exp(-(unbiased.lse_c - centre) / width))
+    certain = 1.0 / (1.0 + math.exp(-(unbiased.lse_c - SYNCNET_LIKELY) / _SYNCNET_STEP))
     windows = distances.frames / syncnet.FPS
     result = replace(
         base,
@@ -330,9 +333,10 @@ def _syncnet_segments(
         confidence = float(np.median(means) - means[best])
         state = segment.state
         own = MAX_SHIFT - int(means.argmin())
-        certain = float(np.median(means) - means.min()) >= _SYNCNET_STEP[0] + 0.5
+        certain = float(np.median(means) - means.min()) >= SYNCNET_LIKELY + 0.5
         if state in ("good", "weak", "off"):
-            state = "good" if confidence >= 0.4 * max(curve.lse_c, _SYNCNET_STEP[0]) else "weak"
+            enough = SYNCNET_WEAK * max(curve.lse_c, SYNCNET_LIKELY)
+            state = "good" if confidence >= enough else "weak"
             if certain and abs(own - curve.offset_frames) > 1:
                 state = "off"
         result.append(
