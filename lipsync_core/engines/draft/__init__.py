@@ -84,7 +84,7 @@ class Draft(Engine):
             len(donors),
         )
         if mode == "units":
-            return UnitSession(speech, track, template, donors)
+            return UnitSession(speech, track, template, donors, seed=settings.seed)
         if talks > TALKS:
             return NeutralSession(speech, track, template, donors, seed=settings.seed)
         return WarpSession(speech, track, template, seed=settings.seed)

@@ -127,8 +127,18 @@ class UnitSession(Session):
     window = 16
 
     def __init__(
-        self, shapes: np.ndarray, track: FaceTrack, template: Template, donors: Donors
+        self,
+        shapes: np.ndarray,
+        track: FaceTrack,
+        template: Template,
+        donors: Donors,
+        *,
+        seed: int = 0,
     ) -> None:
+        self._shapes = shapes
+        self._points = track.points
+        self._matrices = align.fit(track.points, template, track.sar)
+        self._seed = seed
         self._aim = aim_of(shapes)
         self._shots = track.shots
         self._poses = pose_of(track.points)
@@ -155,9 +165,14 @@ class UnitSession(Session):
                 donor = int(chosen[step - start])
                 after = int(chosen[step - start + 1]) if step + 1 < end else None
                 before = self._last.donor if self._last is not None else None
-                drawn[step, rows, columns], masks[step, rows, columns] = self._draw(
-                    crops[step, rows, columns], outputs[step], before, donor, after
-                )
+                if donor == OWN:
+                    drawn[step], masks[step] = self._warped(
+                        crops[step], sources[step], outputs[step]
+                    )
+                else:
+                    drawn[step, rows, columns], masks[step, rows, columns] = self._draw(
+                        crops[step, rows, columns], outputs[step], before, donor, after
+                    )
                 self._last = _Shown(source=sources[step], output=outputs[step], donor=donor)
         return Rendered(crops=drawn, masks=masks)
 
@@ -198,7 +213,7 @@ class UnitSession(Session):
         elif after is not None and not self._joined(donor, after):
             other = self._previous(after)
         adapter = self._wardrobe.adapter
-        if other is not None and not self._spoils(other, donor, row):
+        if other is not None and other != OWN and not self._spoils(other, donor, row):
             second, apart_second = self._mouth(other, row, current)
             picture = morph(picture, second, _MORPH, adapter.region.unit)
             apart = np.maximum(apart, apart_second)
@@ -206,13 +221,18 @@ class UnitSession(Session):
 
     def _spoils(self, other: int, donor: int, row: int) -> bool:
         """An open mouth mixed in would part lips that must meet: there a clean cut is better."""
-        if self._aim.shut[row] < 0.5 or donor == OWN:
+        if self._aim.shut[row] < 0.5:
             return False
-        return other == OWN or bool(self._cast.gap[other] > self._cast.gap[donor] + _SEAM)
+        return bool(self._cast.gap[other] > self._cast.gap[donor] + _SEAM)
+
+    def _warped(self, crop: np.ndarray, source: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where no other frame is like this one: its own mouth, bent to what it should be."""
+        matrix = self._matrices[source]
+        points = self._points[source].astype(np.float64) @ matrix[:, :2].T + matrix[:, 2]
+        look = _Look(crop, points, self._poses[source], self._seed)
+        return look.render(self._shapes[row], crop)
 
     def _mouth(self, donor: int, row: int, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if donor == OWN:
-            return current, np.zeros(self._wardrobe.adapter.small_shape, np.float32)
         opening, width, press = self._residue(donor, row)
         picture = self._wardrobe.shaped(donor, opening=opening, width=width, press=press)
         return self._wardrobe.worn(picture, donor, current)
