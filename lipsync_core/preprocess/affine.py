@@ -29,7 +29,10 @@ MARGIN = round(0.64 * RATE)
 
 
 class Affine(Step):
-    """The person who is there longest and largest; gaps of the face end a clip, a new one begins."""
+    """The person who is there longest and largest, then whoever is there while that one is not.
+
+    A gap of the face ends a clip.
+    """
 
     name = "affine"
     takes = "stream"
@@ -124,23 +127,26 @@ class _Look:
         metrics: dict[str, Any] = {"people": len(people.tracks)}
         if not people.tracks:
             return [], metrics, "no face"
-        number = _main(people)
-        track, person = people.tracks[number], people.persons[number]
-        matrices = align.fit(track.points, self._template, self._sar)
-        views = [self._view(person, frame, matrices[frame]) for frame in range(self.frames)]
-        valid = track.present & np.array([view is not None for view in views])
-        metrics["valid_share"] = round(float(valid.mean()), 4)
-        runs = _runs(valid, track.shots, least)
-        if not runs:
-            seconds = valid.sum() / FPS
-            return (
-                [],
-                metrics,
-                f"the face is seen {seconds:.1f} of {self.frames / FPS:.1f} s, never long enough",
-            )
-        motion = self._mouths[person].motion(self.frames) if person in self._mouths else None
-        clips = [self._clip(track, views, motion, first, end) for first, end in runs]
-        return clips, metrics, ""
+        clips: list[Clip] = []
+        free = np.ones(self.frames, bool)
+        seen = np.zeros(self.frames, bool)
+        # Where the main person is not, somebody else may be; never two in one clip.
+        for number in _by_weight(people):
+            track, person = people.tracks[number], people.persons[number]
+            matrices = align.fit(track.points, self._template, self._sar)
+            views = [self._view(person, frame, matrices[frame]) for frame in range(self.frames)]
+            valid = track.present & np.array([view is not None for view in views])
+            motion = self._mouths[person].motion(self.frames) if person in self._mouths else None
+            for first, end in _runs(valid & free, track.shots, least):
+                clips.append(self._clip(track, views, motion, first, end))
+                free[first:end] = False
+            seen |= valid
+        metrics["valid_share"] = round(float(seen.mean()), 4)
+        clips.sort(key=lambda clip: clip.first)
+        if clips:
+            return clips, metrics, ""
+        seconds, whole = seen.sum() / FPS, self.frames / FPS
+        return [], metrics, f"a face is seen {seconds:.1f} of {whole:.1f} s, never long enough"
 
     def thumb(self) -> bytes | None:
         return None if self._small is None else jpeg(self._small)
@@ -231,14 +237,15 @@ def _gap() -> int:
     return round(GAP * FPS)
 
 
-def _main(people: People) -> int:
-    """Number of the track whose face covers most, over all frames in which it can be used."""
+def _by_weight(people: People) -> list[int]:
+    """Numbers of the tracks; first the one whose face covers most over all frames where it can be used."""
 
     def weight(track: FaceTrack) -> float:
         sides = track.boxes[:, 2:] - track.boxes[:, :2]
         return float((sides[:, 0] * sides[:, 1] * track.present).sum())
 
-    return max(range(len(people.tracks)), key=lambda number: weight(people.tracks[number]))
+    order = range(len(people.tracks))
+    return sorted(order, key=lambda number: weight(people.tracks[number]), reverse=True)
 
 
 def _runs(valid: np.ndarray, shots: np.ndarray, least: int) -> list[tuple[int, int]]:

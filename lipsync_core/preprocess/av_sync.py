@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import MediaError
+from ..errors import EngineError, MediaError
 from .step import FPS, RATE, SAMPLES_PER_FRAME, Book, Clip, Step
 
 if TYPE_CHECKING:
     from .config import Config
+    from .setup import Setup
 
 
 class AvSync(Step):
@@ -21,6 +22,14 @@ class AvSync(Step):
     name = "av_sync"
     takes = "clip"
     gives = "clip"
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        super().__init__(config, setup)
+        if setup.sync_engine == "syncnet_v2":
+            from ..scoring import syncnet
+
+            if (reason := syncnet.missing()) is not None:
+                raise EngineError(f"av_sync.engine is 'syncnet_v2', but {reason}")
 
     def run(self, sample: Clip, book: Book) -> Iterator[Clip]:
         if self.setup.sync_engine == "syncnet_v2":

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import LipSyncError, SettingsError
 from . import config as configs
-from .runner import Pace, Watch, run
+from .runner import Pace, Watch, full_said, run
 
 ClickError = typer.BadParameter.__mro__[2]
 BAD_INPUT = 2
@@ -124,11 +124,12 @@ def preprocess(
     from .dataset import write_index, write_shards
     from .report import write_report
 
-    index = write_index(output)
     shards = 0
-    if settings.output.shard_megabytes > 0:
-        shards = write_shards(output, settings.output.shard_megabytes)
-    page = write_report(output, report or output / "report")
+    with full_said(output):
+        index = write_index(output)
+        if settings.output.shard_megabytes > 0:
+            shards = write_shards(output, settings.output.shard_megabytes)
+        page = write_report(output, report or output / "report")
     typer.echo(done.sentence())
     typer.echo(f"index: {index}" + (f", {shards} tar shards" if shards else ""))
     typer.echo(f"report: {page}")

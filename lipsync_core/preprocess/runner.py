@@ -118,10 +118,9 @@ def run(
     setup = Setup(config, output)
     # Everything that can be refused is refused before the long work begins.
     chain(config, setup)
-    setup.detector  # noqa: B018 - fetched once here, not by every worker at once
-    engine = setup.sync_engine
+    config, engine = _settled(config, setup)
     posts = _posts(config, output, workers, per_gpu, engine, keep_intermediate)
-    with _locked(output), _full_said(output), Manifest(output / NAME) as manifest:
+    with _locked(output), full_said(output), Manifest(output / NAME) as manifest:
         shutil.rmtree(output / WORK, ignore_errors=True)
         (output / "config.json").write_text(config.text(), encoding="utf-8")
         manifest.put_fact("sync_engine", engine)
@@ -130,20 +129,11 @@ def run(
             manifest.retry()
         leader.rejudge()
         leader.look()
-        if leader.waiting:
-            pool: Pool
-            if ray:
-                from .ray_pool import RayPool
-
-                pool = RayPool(posts, ray, fill=not workers, per_gpu=per_gpu)
-            else:
-                pool = LocalPool(posts[: max(min(len(posts), len(leader.waiting)), 1)])
-            leader.pace.workers = pool.size
-            try:
-                leader.lead(pool)
-            finally:
-                pool.close()
-        shutil.rmtree(output / WORK, ignore_errors=True)
+        try:
+            if leader.waiting:
+                leader.lead(_pool(posts, len(leader.waiting), ray, workers, per_gpu))
+        finally:
+            shutil.rmtree(output / WORK, ignore_errors=True)
         return leader.done()
 
 
@@ -172,6 +162,14 @@ class _Leader:
         """Path of the file that a key is worked on for."""
         self._cpu: dict[int, float] = {}
 
+    def _warn_of_other_settings(self) -> None:
+        others = sum(
+            source["signature"] != self.signature and source["state"] == "done"
+            for source in self.manifest.sources()
+        )
+        if others:
+            self._say(f"{others} files were prepared with other settings and are made anew")
+
     def look(self) -> None:
         """Finds all files, and which of them need work."""
         found = list(_scan(self.inputs, self.output))
@@ -190,6 +188,7 @@ class _Leader:
             if path not in self._files and path.startswith(below) and file.state != "gone"
         ]
         self.manifest.forget_files(gone)
+        self._warn_of_other_settings()
         self.pace.files = len(found)
         self.pace.bytes = sum(file.size for file in found)
         for file in self._files.values():
@@ -201,7 +200,14 @@ class _Leader:
                 self._count(file.path)
 
     def lead(self, pool: Pool) -> None:
-        """Until every file is accounted for."""
+        """Until every file is accounted for; the pool is closed however it ends."""
+        self.pace.workers = pool.size
+        try:
+            self._lead(pool)
+        finally:
+            pool.close()
+
+    def _lead(self, pool: Pool) -> None:
         numbers: dict[str, int] = {}
         while self.waiting or len(pool.idle()) < pool.size:
             for worker in pool.idle():
@@ -439,6 +445,26 @@ def _scan(inputs: Path, output: Path) -> Iterator[File]:
         yield File(path=str(error.filename), size=0, mtime_ns=0, state="unreadable", reason=reason)
 
 
+def _settled(config: Config, setup: Setup) -> tuple[Config, str]:
+    """``auto`` replaced by what it means here, so that all workers mean the same; the sync engine.
+
+    What is fetched is fetched once, not by every worker at the same time.
+    """
+    engine = setup.sync_engine
+    config = replace(config, affine=replace(config.affine, detector=setup.detector.name))
+    if engine:
+        config = replace(config, av_sync=replace(config.av_sync, engine=engine))
+    return config, engine
+
+
+def _pool(posts: list[Post], files: int, ray: str, workers: int, per_gpu: int) -> Pool:
+    if ray:
+        from .ray_pool import RayPool
+
+        return RayPool(posts, ray, fill=not workers, per_gpu=per_gpu)
+    return LocalPool(posts[: max(min(len(posts), files), 1)])
+
+
 def _posts(
     config: Config, output: Path, workers: int, per_gpu: int, engine: str, keep: bool
 ) -> list[Post]:
@@ -485,7 +511,8 @@ def _locked(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _full_said(output: Path) -> Iterator[None]:
+def full_said(output: Path) -> Iterator[None]:
+    """Turns whatever says that no space is left into a :class:`FullError` in words."""
     try:
         yield
     except OSError as error:

@@ -8,7 +8,6 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import SettingsError
 from ..faces.templates import Template, draft_template
 
 if TYPE_CHECKING:
@@ -80,9 +79,6 @@ class Setup:
         if wanted == "never" or (wanted == "auto" and whisper_missing()):
             return None
         if self._whisper is None:
-            reason = whisper_missing()
-            if reason:
-                raise SettingsError(f"output.whisper is 'always', but {reason}")
             from ..audio.whisper import build_encoder
             from ..weights import files, tensors
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
 
 from ..errors import SettingsError
+from ..media.pixels import reduced_size
 from ..types import Picture
 from .config import ShotsConfig
 from .step import FPS, Book, Moment, Step, Stream
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .setup import Setup
 
 T = TypeVar("T")
 
@@ -37,6 +44,11 @@ class Shots(Step):
     name = "shots"
     takes = "stream"
     gives = "stream"
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        super().__init__(config, setup)
+        # Whether the detector is installed is said at once, not for every file.
+        make(config.shots)
 
     def run(self, sample: Stream, book: Book) -> Iterator[Stream]:
         watcher = make(self.config.shots)
@@ -112,9 +124,10 @@ class _SceneDetect:
         self._code = FrameTimecode
         self._number = 0
         self._cuts: deque[int] = deque(maxlen=16)
+        self._reformatter: Any = None
 
     def see(self, picture: Picture) -> None:
-        image = picture.reduced(SIDE)[..., ::-1].copy()
+        image = self._small(picture)
         code = self._code(self._number, float(FPS))
         for cut in self._detector.process_frame(code, image):
             self._cuts.append(int(cut.frame_num))
@@ -122,6 +135,21 @@ class _SceneDetect:
 
     def begins(self, number: int) -> bool:
         return number in self._cuts
+
+    def _small(self, picture: Picture) -> np.ndarray:
+        """``(h, w, 3)`` BGR. A fifth of the time of an area average; cuts need no exact pixels."""
+        video = getattr(getattr(picture, "picture", picture), "video", None)
+        if video is None:
+            return np.ascontiguousarray(picture.reduced(SIDE)[..., ::-1])
+        if self._reformatter is None:
+            from av.video.reformatter import VideoReformatter
+
+            self._reformatter = VideoReformatter()
+        width, height = reduced_size(video.width, video.height, SIDE)
+        small = self._reformatter.reformat(
+            video, width, height, "bgr24", interpolation="FAST_BILINEAR"
+        )
+        return small.to_ndarray()
 
 
 def delayed(pictures: Iterable[Moment], watcher: Watcher) -> Iterator[tuple[Moment, bool]]:

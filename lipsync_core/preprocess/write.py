@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import SettingsError
 from . import features
+from .setup import whisper_missing
 from .step import FPS, RATE, Book, Clip, Source, Step
 
 if TYPE_CHECKING:
     from ..media.decoder import Clip as Facts
+    from .config import Config
+    from .setup import Setup
 
 CLIPS = "clips"
 HELD = "held"
@@ -26,6 +30,11 @@ class Write(Step):
     name = "write"
     takes = "clip"
     gives = ""
+
+    def __init__(self, config: Config, setup: Setup) -> None:
+        super().__init__(config, setup)
+        if config.output.whisper == "always" and (reason := whisper_missing()) is not None:
+            raise SettingsError(f"output.whisper is 'always', but {reason}")
 
     def run(self, sample: Clip, book: Book) -> Iterator[Any]:
         name = file_name(sample.source, sample.key)

@@ -186,6 +186,38 @@ def test_a_dropped_clip_is_made_again_when_it_is_wanted(maker, settings, tmp_pat
     assert (again.clips, again.pace.workers) == (1, 1)
 
 
+def test_a_clip_ends_where_the_face_does(maker, settings, tmp_path, rows):
+    raw, output = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    maker.clip(raw / "a.mp4", [0] * 55 + [2] * 15 + [1] * 55)
+    done = run(raw, output, settings("shots.enabled=false"), workers=1)
+    assert done.clips == 2
+    (segment,) = [one for one in rows(output) if one["step"] == "affine"]
+    assert segment["metrics"]["clips"] == 2
+    written = [one for one in rows(output) if one["step"] == "write"]
+    for one, first, end in zip(written, (0, 70), (55, 125), strict=True):
+        # Never a frame of the landscape; a few of the face may be lost at its ends.
+        assert first <= one["first"] <= first + 5
+        assert end - 5 <= one["first"] + one["frames"] <= end
+
+
+def test_hundreds_of_odd_files_are_each_accounted_for(settings, tmp_path):
+    raw = tmp_path / "raw"
+    random = np.random.default_rng(0)
+    for number in range(200):
+        folder = raw / f"{number % 7}"
+        folder.mkdir(parents=True, exist_ok=True)
+        ending = random.choice(["mp4", "mov", "avi", "jpg", "wav", "txt", "mkv", ""])
+        size = int(random.integers(0, 3000))
+        head = random.choice([b"", b"RIFF", b"\x00\x00\x00\x20ftypisom", b"ID3", b"\x1aE\xdf\xa3"])
+        (folder / f"{number}.{ending}").write_bytes(bytes(head) + random.bytes(size))
+    done = run(raw, tmp_path / "data", settings(), workers=1)
+    assert done.files == 200
+    assert done.clips == 0
+    assert done.by_state.keys() <= {"rejected", "duplicate"}
+    assert sum(done.by_state.values()) == 200
+
+
 def test_known_folders_hold_what_each_step_made(maker, settings, tmp_path):
     path = maker.clip(tmp_path / "talk.mp4", [0] * 55 + [1] * 60)
     post = Post(config=settings(), output=str(tmp_path / "data"), keep_intermediate=True)
