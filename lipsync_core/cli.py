@@ -1,4 +1,4 @@
-"""The command line: `lipsync dub | demo | doctor | models`."""
+"""The command line: `lipsync dub | score | compare | speakers | demo | doctor | models`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import typer
 
 from . import __version__
 from .errors import LipSyncError, SettingsError
+from .scoring import cli as scoring
 from .types import (
     DraftMode,
     LengthPolicy,
@@ -213,6 +214,16 @@ def dub(
         bool,
         typer.Option("--tag/--no-tag", help="Say in the metadata that the mouth is generated."),
     ] = default("tag"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Score the result and try its weak stretches again.")
+    ] = False,
+    segments: Annotated[
+        str | None,
+        typer.Option(help="Draw only these seconds anew: a-b,c-d. Needs --earlier."),
+    ] = None,
+    earlier: Annotated[
+        Path | None, typer.Option(help="The result that --segments are put into.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make VIDEO speak VOICE."""
@@ -238,9 +249,34 @@ def dub(
         overwrite=overwrite,
         tag=tag,
     )
+    if (segments is None) != (earlier is None):
+        raise SettingsError("--segments and --earlier belong together; give both or neither")
+    if (check or segments) and len(voice) > 1:
+        raise SettingsError("--check and --segments take one voice; call once for each")
     with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
-        results = run(video, voice, output, settings=settings, stages=stages)
+        if segments and earlier:
+            from .check import redo
+
+            results = [
+                redo(video, voice[0], earlier, output, segments, settings=settings, stages=stages)
+            ]
+        elif check:
+            from .check import checked
+
+            found = checked(video, voice[0], output, settings=settings, stages=stages)
+            if as_json:
+                typer.echo(json.dumps(asdict(found), default=_plain))
+            else:
+                typer.echo(found.sentence())
+            return
+        else:
+            results = run(video, voice, output, settings=settings, stages=stages)
     _tell(results, as_json=as_json)
+
+
+app.command()(scoring.score)
+app.command()(scoring.compare)
+app.command()(scoring.speakers)
 
 
 @app.command()

@@ -253,14 +253,17 @@ class VoiceFile(Sound):
             length = Fraction(frame.samples, frame.sample_rate)
             if frame.pts is not None and frame.time_base:
                 time = frame.pts * Fraction(frame.time_base)
-                if expected is not None and GAP < time - expected < 3600:
+                # Counted from the beginning, so that holes too small to fill one by one do not add up.
+                if expected is None or abs(time - expected) >= 3600:
+                    expected = time
+                if time - expected > GAP:
                     self.mended = True
                     missing = timing.sample_count(time - expected, self.rate)
                     for at in range(0, missing, self.rate):
                         size = min(self.rate, missing - at)
                         yield np.zeros((self.channels, size), np.float32)
-                expected = time + length
-            elif expected is not None:
+                    expected += Fraction(missing, self.rate)
+            if expected is not None:
                 expected += length
             yield from pieces
 
