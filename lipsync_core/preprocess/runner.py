@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import LipSyncError, MediaError, SettingsError
-from . import chain, row
+from . import chain, row, shots
 from .config import Config
 from .manifest import NAME, File, Manifest, ManifestError
 from .pool import Died, LocalPool, Pool
@@ -451,7 +451,11 @@ def _settled(config: Config, setup: Setup) -> tuple[Config, str]:
     What is fetched is fetched once, not by every worker at the same time.
     """
     engine = setup.sync_engine
-    config = replace(config, affine=replace(config.affine, detector=setup.detector.name))
+    config = replace(
+        config,
+        shots=replace(config.shots, detector=shots.pick(config.shots.detector)),
+        affine=replace(config.affine, detector=setup.detector.name),
+    )
     if engine:
         config = replace(config, av_sync=replace(config.av_sync, engine=engine))
     return config, engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -76,9 +77,16 @@ class Shots(Step):
         )
 
 
+def pick(name: str) -> str:
+    """The detector that ``name`` means on this machine."""
+    if name != "auto":
+        return name
+    return "adaptive" if find_spec("scenedetect") else "faces"
+
+
 def make(config: ShotsConfig) -> Watcher:
     """The detector that the settings name."""
-    if config.detector == "faces":
+    if pick(config.detector) == "faces":
         return _Ours()
     return _SceneDetect(config)
 
@@ -111,7 +119,7 @@ class _SceneDetect:
                 '"lipsync-core[preprocess]", or set shots.detector=faces'
             ) from error
         least = max(round(config.min_seconds * FPS), 1)
-        if config.detector == "adaptive":
+        if pick(config.detector) == "adaptive":
             self._detector = AdaptiveDetector(
                 adaptive_threshold=config.threshold,
                 min_content_val=config.min_content,
