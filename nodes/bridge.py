@@ -699,32 +699,49 @@ def known_faces(count: int, landmarks: Any, boxes: Any) -> Detector | None:
 
 
 class Canvas:
-    """A copy of a batch of pictures that patches are painted on; everything else keeps its value."""
+    """A copy of a batch of pictures that patches are painted on; everything else keeps its value.
+
+    Frames are copied as the painting gets to them, so that Cancel never waits for the whole batch.
+    """
 
     def __init__(self, images: torch.Tensor) -> None:
         import numpy as np
 
-        self._pictures = images.detach().to(device="cpu").float().numpy().copy()
-        self._changed = np.zeros(self._pictures.shape[:3], np.float32)
+        self._source = images.detach()
+        self._pictures = np.empty(tuple(images.shape), np.float32)
+        self._changed = np.zeros(tuple(images.shape[:3]), np.float32)
+        self._copied = 0
 
     def put(self, patch: Patch) -> None:
+        """Patches come in the order of their frames."""
+        self._copy(patch.index + 1)
         rows = slice(patch.y, patch.y + patch.mask.shape[0])
         columns = slice(patch.x, patch.x + patch.mask.shape[1])
         region = self._pictures[patch.index, rows, columns, :3]
         region += patch.mask[..., None] * (patch.rgb / 255.0 - region)
         self._changed[patch.index, rows, columns] = patch.mask
 
+    def _copy(self, end: int) -> None:
+        while self._copied < end:
+            check_cancel()
+            frame = self._source[self._copied].to(device="cpu").float()
+            self._pictures[self._copied] = frame.numpy()
+            self._copied += 1
+
     @property
     def images(self) -> torch.Tensor:
         """The painted pictures as IMAGE."""
         import torch
 
+        self._copy(len(self._pictures))
         return _finished(torch.from_numpy(self._pictures))
 
     @property
     def changed(self) -> torch.Tensor:
         """How far each pixel was replaced, as MASK."""
-        return mask(self._changed)
+        import torch
+
+        return _finished(torch.from_numpy(self._changed))
 
 
 def flags(values: np.ndarray, side: int) -> torch.Tensor:
