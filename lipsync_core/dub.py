@@ -119,10 +119,7 @@ def dub(
         kind = check_output(path, inputs=(Path(clip), voice.path), overwrite=settings.overwrite)
         choose_encoding(reader.clip, kind, **_encoding(settings))
     with _timed(clock, "faces"):
-        detector = settings.detector
-        if isinstance(detector, str):
-            detector = detect.pick(detector)
-        learnt = _look(reader, engine, detector, settings, stages)
+        learnt = _look(reader, engine, detect.pick(settings.detector), settings, stages)
     results = []
     for voice, path in pairs:
         name = "dub" if len(pairs) == 1 else f"dub {voice.path.stem}"

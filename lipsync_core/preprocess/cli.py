@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from ..errors import LipSyncError, SettingsError
 from . import config as configs
 from .runner import Pace, Watch, full_said, run
 
-ClickError = typer.BadParameter.__mro__[2]
+ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
 BAD_INPUT = 2
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""

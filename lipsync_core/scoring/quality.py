@@ -278,7 +278,7 @@ def compare(ours: np.ndarray, theirs: np.ndarray, weight: np.ndarray) -> tuple[f
     """SSIM and PSNR (dB, infinite where equal) of ``(h, w, 3)`` uint8 under ``(h, w)`` weights."""
     from skimage.metrics import structural_similarity
 
-    _, field_of = structural_similarity(
+    _, field_of, *_ = structural_similarity(
         ours,
         theirs,
         data_range=255,

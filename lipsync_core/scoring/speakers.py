@@ -20,6 +20,7 @@ from .motion import Watched, watch
 from .sync import LIKELY, course
 
 if TYPE_CHECKING:
+    from ..faces.detect.base import Detector
     from ..types import Voice
 
 log = logging.getLogger("lipsync.scoring")
@@ -73,7 +74,7 @@ def who_speaks(
     video: str | Path,
     voices: Sequence[str | Path] = (),
     *,
-    detector: str = "auto",
+    detector: str | Detector = "auto",
     start: Fraction | None = None,
     end: Fraction | None = None,
     stages: Stages | None = None,

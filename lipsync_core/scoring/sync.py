@@ -21,6 +21,7 @@ from .distance import MAX_SHIFT, ShiftCurve, shift_curve
 from .motion import MouthMotion, Watched, watch
 
 if TYPE_CHECKING:
+    from ..faces.detect.base import Detector
     from ..types import FaceTrack, Voice
 
 log = logging.getLogger("lipsync.scoring")
@@ -87,7 +88,7 @@ def score(
     *,
     engine: Engine = "auto",
     face: str = "largest",
-    detector: str = "auto",
+    detector: str | Detector = "auto",
     start: Fraction | None = None,
     end: Fraction | None = None,
     protocol: Protocol = "original",
@@ -119,7 +120,7 @@ def examine(
     *,
     engine: Engine = "auto",
     face: str = "largest",
-    detector: str = "auto",
+    detector: str | Detector = "auto",
     start: Fraction | None = None,
     end: Fraction | None = None,
     protocol: Protocol = "original",

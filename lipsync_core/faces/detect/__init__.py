@@ -83,11 +83,15 @@ DETECTORS: list[Row] = [
 """In the order in which ``auto`` tries them."""
 
 
-def pick(name: str = "auto") -> Detector:
+def pick(name: str | Detector = "auto") -> Detector:
     """The detector called ``name``, or for ``auto`` the first of ``DETECTORS`` that can be had.
+
+    A detector object is handed back as it is.
 
     SettingsError for an unknown name; FaceError or WeightsError when a named one cannot run.
     """
+    if isinstance(name, Detector):
+        return name
     if name != "auto":
         for row in DETECTORS:
             if row.name == name:
