@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .step import RATE, Clip
-
-if TYPE_CHECKING:
-    from .setup import Setup
 
 MEL_FFT = 800
 MEL_HOP = 200
@@ -22,17 +19,15 @@ MEL_EMPHASIS = 0.97
 """Wav2Lip's spectrogram, which its discriminator and LatentSync's StableSyncNet were trained on."""
 
 
-def write(path: Path, clip: Clip, setup: Setup, facts: dict[str, Any]) -> None:
-    """One safetensors file; ``facts`` go into its header as JSON under ``lipsync``.
+def tensors(clip: Clip, whisper: Any | None, device: str) -> dict[str, np.ndarray]:
+    """Everything that is stored of a clip, by name.
 
     ``points (T, 5, 2)``, ``boxes (T, 4)``, ``matrices (T, 2, 3)``, ``times (T,)``: where the face
     was in the source. ``sound (S,)`` int16 at 16 kHz, in sync, without loss. ``mel (80, N)``: 80
-    columns a second. ``whisper (W, 5, D)`` float16: 50 steps a second, where its weights are.
+    columns a second. ``whisper (W, L, D)`` float16: 50 steps a second, all layers; with an encoder.
     """
-    from safetensors.numpy import save
-
     sound = clip.heard()
-    tensors = {
+    stored = {
         "points": clip.points.astype(np.float32),
         "boxes": clip.boxes.astype(np.float32),
         "matrices": clip.matrices.astype(np.float32),
@@ -40,11 +35,17 @@ def write(path: Path, clip: Clip, setup: Setup, facts: dict[str, Any]) -> None:
         "sound": np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16),
         "mel": mel(sound),
     }
-    if setup.whisper is not None:
-        tensors["whisper"] = _whisper(sound, setup)
-    tensors = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    if whisper is not None:
+        stored["whisper"] = _whisper(sound, whisper, device)
+    return {name: np.ascontiguousarray(values) for name, values in stored.items()}
+
+
+def write(path: Path, stored: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """One safetensors file; ``facts`` go into its header as JSON under ``lipsync``."""
+    from safetensors.numpy import save
+
     # Not `save_file`: that leaves files that only their owner can read.
-    path.write_bytes(save(tensors, metadata={"lipsync": json.dumps(facts)}))
+    path.write_bytes(save(stored, metadata={"lipsync": json.dumps(facts)}))
 
 
 def mel(sound: np.ndarray) -> np.ndarray:
@@ -76,7 +77,7 @@ def _filters() -> np.ndarray:
     return triangles * (2 / (hertz[2:] - hertz[:-2]))[:, None]
 
 
-def _whisper(sound: np.ndarray, setup: Setup) -> np.ndarray:
+def _whisper(sound: np.ndarray, encoder: Any, device: str) -> np.ndarray:
     from ..audio.whisper import Features
     from ..media.audio import MemoryVoice
     from ..types import Audio
@@ -84,6 +85,6 @@ def _whisper(sound: np.ndarray, setup: Setup) -> np.ndarray:
     # An inaudible tick, because a voice in memory refuses silence and a kept clip may have it.
     audible = sound if np.abs(sound).max() > 1e-3 else sound + 1e-3 * (np.arange(len(sound)) == 0)
     voice = MemoryVoice(Audio(samples=audible[None].astype(np.float32), rate=RATE))
-    features = Features(voice, setup.whisper, device=setup.device)
+    features = Features(voice, encoder, device=device)
     rows = features.rows(np.arange(features.step_count))
     return rows.to("cpu").numpy().astype(np.float16)

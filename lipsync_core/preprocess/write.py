@@ -57,7 +57,8 @@ class Write(Step):
         beside = video.with_suffix(".safetensors")
         part = work / beside.name
         try:
-            features.write(part, sample, self.setup, facts)
+            stored = features.tensors(sample, self.setup.whisper, self.setup.device)
+            features.write(part, stored, facts)
             encode(work / video.name, sample.crops, sample.heard(), self.config.output.crf)
             # The features first: where there is a clip, its features are there too.
             part.replace(beside)

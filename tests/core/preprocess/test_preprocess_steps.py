@@ -302,3 +302,26 @@ def test_the_mel_is_the_one_that_sync_networks_were_trained_on():
     ours = features.mel(sound)
     assert ours.shape == expected.shape
     assert np.abs(ours - expected).max() < 2e-3
+
+
+def test_whisper_features_are_stored_where_its_weights_are(tmp_path):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from safetensors.numpy import load_file
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    from lipsync_core.audio.whisper import Features, build_encoder
+
+    tiny = transformers.WhisperConfig(
+        d_model=64, encoder_layers=2, encoder_attention_heads=1, encoder_ffn_dim=32
+    )
+    encoder = build_encoder(WhisperEncoder(tiny).state_dict())
+    clip, true_sound = talking(0.0, seconds=2.0)
+    stored = features.tensors(clip, encoder, "cpu")
+    assert stored["whisper"].shape == (100, 3, 64)
+    voice = MemoryVoice(Audio(samples=true_sound[None], rate=RATE))
+    expected = Features(voice, encoder).rows(np.arange(100)).numpy()
+    assert np.abs(stored["whisper"] - expected).max() < 0.01
+    features.write(tmp_path / "a.safetensors", stored, {"clip": "a"})
+    assert load_file(tmp_path / "a.safetensors").keys() == stored.keys()
+    assert "whisper" not in features.tensors(clip, None, "cpu")
