@@ -5,12 +5,15 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from trainer.tasks.mouth.augment import Corpus, example
+from trainer.tasks.mouth.augment import Corpus, example, voice_level
+from trainer.tasks.mouth.labels import TABLES, labelled_segments
 from trainer.tasks.mouth.phones import (
     CODES,
     READY,
+    RELEASE,
     SILENCE,
     SYMBOLS,
+    VISEMES,
     Segments,
     symbols_of,
     targets,
@@ -90,7 +93,46 @@ def test_an_example_is_whole_and_repeatable(tmp_path):
     first, again = (example(corpus, 0, np.random.default_rng(3)) for _ in range(2))
     x, shapes, classes = first
     assert x.shape == (400, 41)
-    assert shapes.shape == (400, 6)
+    assert shapes.shape == (400, 7)
     assert classes.shape == (400,)
     assert np.isfinite(x).all()
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_the_closure_of_a_recorded_stop_ends_at_its_burst():
+    rate = 16_000
+    sound = 0.1 * np.random.default_rng(0).standard_normal(rate).astype("f4")
+    sound[: int(0.2 * rate)] = 0  # a pause
+    sound[int(0.5 * rate) : int(0.57 * rate)] *= 0.002  # lips meet; the burst is at .57
+    phones = [(0.2, "pau"), (0.3, "m"), (0.5, "aa"), (0.62, "p"), (1.0, "ay")]
+    parts = labelled_segments(sound, rate, phones, "english")
+    assert parts is not None
+    names = [SYMBOLS[code] for code in parts.codes]
+    assert names == ["_", "m", "ɑ", "p", RELEASE, "a", "ɪ"]
+    ends = dict(zip(names, parts.ends, strict=True))
+    assert ends["p"] == pytest.approx(0.57, abs=0.008)
+    assert ends[RELEASE] == pytest.approx(0.62)
+    assert ends["_"] == pytest.approx(0.17, abs=0.011), "lips meet before m is heard"
+    assert labelled_segments(sound, rate, [(1.0, "nonsense")], "english") is None
+
+
+def test_every_table_of_phones_has_lips_and_a_pause():
+    for language, table in TABLES.items():
+        assert {"p", "b", "m"} <= set(table), language
+        assert [CODES[SILENCE]] in table.values(), language
+
+
+def test_sounds_taken_for_each_other_have_classes_of_their_own():
+    classes = [VISEMES[CODES[symbol]] for symbol in "pbmnldvf"]
+    assert len(set(classes)) == len(classes)
+    assert VISEMES[CODES[SILENCE]] == 0
+
+
+def test_the_level_of_the_voice_is_zero_where_nobody_speaks():
+    parts = spoken(("_", 1.0), ("a", 1.0), ("_", 1.0))
+    rows = np.full((300, 40), -70.0, np.float32)
+    rows[100:200] = -30.0
+    level = voice_level(rows, parts)
+    assert (level[:90] == 0).all()
+    assert (level[-90:] == 0).all()
+    assert level[150] > 0.95

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...audio.mel import BANDS, LEVEL, RATE, ROWS_PER_SECOND, loudness, mel_rows
-from ...audio.voice import activity, moving_sum
+from ...audio.voice import moving_sum
 from ...errors import WeightsError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _LEVEL_FALL = 15.0
 _CHUNK = 3000
 """Rows that go through the network at once; fixed, so that the result does not depend on anything."""
 _HALO = 32
-"""Rows of context on either side of a chunk; the network sees 24."""
+"""Rows of context on either side of a chunk; the network sees 22."""
 
 CLOSURE = 0.5
 """Of the network's press at a peak from which on the lips meet: as many missed as made up on held-out
@@ -52,6 +52,8 @@ LOUD_SHARE, ROUND_NARROWS, REST = 0.3, 0.75, 0.02
 opening that still counts as closed.
 
 Chosen on the lips of six real clips (see RESULTS.md), so figures on those clips are not blind."""
+LEAST_OPENING, LEAST_VOICE = 0.12, 0.25
+"""Means of the network's open and voice over 0.3 s that speech has; wind has the one, a tune the other."""
 
 
 def level_and_colour(rows: np.ndarray) -> tuple[float, np.ndarray]:
@@ -125,7 +127,11 @@ class Network:
             x += np.maximum(self._convolve(x, f"blocks.{number}", dilation), 0)
         contact = np.maximum(self._convolve(x, "closure"), 0)
         logits = np.concatenate(
-            [self._convolve(x, "shape"), self._convolve(contact, "contact"), self._convolve(x, "voice")],
+            [
+                self._convolve(x, "shape"),
+                self._convolve(contact, "contact"),
+                self._convolve(x, "voice"),
+            ],
             axis=1,
         )
         return 1.0 / (1.0 + np.exp(-np.clip(logits, -30, 30)))
@@ -248,30 +254,29 @@ def _contact(events: np.ndarray, firm: np.ndarray, moments: np.ndarray) -> np.nd
     return out.astype(np.float32)
 
 
-def _presence(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _presence(raw: np.ndarray) -> np.ndarray:
     """``(N,)`` float32 0..1: 0 where nobody has spoken for a while nor is about to."""
-    heard = moving_sum(raw[:, OPEN], 31) > 0.12 * 31
-    near = (activity(rows) | heard).astype(np.float32)
+    opens = moving_sum(raw[:, OPEN], 31) > LEAST_OPENING * 31
+    sounds = moving_sum(raw[:, VOICE], 31) > LEAST_VOICE * 31
     # 150 ms to get ready and to come to rest, fading over 100.
-    wide = moving_sum(near, 31) > 0.5
+    wide = moving_sum((opens & sounds).astype(np.float32), 31) > 0.5
     ramp = np.hanning(13)[1:-1]
-    faded = np.convolve(wide, ramp / ramp.sum())[len(ramp) // 2 :][: len(near)]
+    faded = np.convolve(wide, ramp / ramp.sum())[len(ramp) // 2 :][: len(raw)]
     return np.clip(faded, 0, 1).astype(np.float32)
 
 
-def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
+def draw(raw: np.ndarray, moments: np.ndarray) -> np.ndarray:
     """Shapes to be drawn at ``moments`` (seconds) from the network's output, 100 rows a second.
 
-    ``raw``: ``(N, 7)`` of ``raw_shapes``; ``rows``: the ``(N, 41)`` it came from.
+    ``raw``: ``(N, 7)`` of ``raw_shapes``.
     """
     if not raw.any():
         return np.zeros((len(moments), len(SHAPES)), np.float32)
     steps = _intervals(moments)
-    curves = np.empty((len(raw), OUTPUTS + 1), np.float32)
-    curves[:, :OUTPUTS] = raw
-    curves[:, -1] = _presence(raw, rows)
     # Short against a syllable, long enough that nothing flickers between two frames.
-    heard = _sample(curves, moments, np.maximum(0.014, 0.25 * steps))
+    sigma = np.maximum(0.014, 0.25 * steps)
+    heard = _sample(raw, moments, sigma)
+    present = _sample(_presence(raw)[:, None], moments, sigma)
     contact = _contact(*closures(raw[:, PRESS]), moments)
     teeth = np.clip(1.3 * heard[:, FV] - 0.15, 0, 1)
     press = np.maximum(contact, WEAK_PRESS * np.clip(1.3 * heard[:, PRESS] - 0.1, 0, 1))
@@ -284,7 +289,7 @@ def draw(raw: np.ndarray, rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
     out[:, ROUND] = np.clip(1.15 * heard[:, ROUND] - 0.03, 0, 1)
     out[:, PRESS] = press
     out[:, FV] = teeth * (1 - contact)
-    return out * heard[:, -1:]
+    return out * present
 
 
 def _sample(curves: np.ndarray, moments: np.ndarray, sigma: float | np.ndarray) -> np.ndarray:
@@ -294,31 +299,38 @@ def _sample(curves: np.ndarray, moments: np.ndarray, sigma: float | np.ndarray) 
     """
     spread = np.broadcast_to(np.asarray(sigma, np.float64) * ROWS_PER_SECOND, moments.shape)
     reach = int(np.ceil(3.5 * spread.max(initial=0.5)))
-    padded = np.pad(curves, ((reach, reach), (0, 0)))
     out = np.zeros((len(moments), curves.shape[1]), np.float32)
     place = moments * ROWS_PER_SECOND
     inside = np.nonzero((place > -0.5) & (place < len(curves) - 0.5))[0]
     offsets = np.arange(-reach, reach + 1)
     for first in range(0, len(inside), 2048):
         at = inside[first : first + 2048]
-        near = np.round(place[at]).astype(int)
-        distance = near[:, None] + offsets - place[at, None]
-        weights = np.exp(-0.5 * (distance / spread[at, None]) ** 2)
+        rows = np.round(place[at]).astype(int)[:, None] + offsets
+        weights = np.exp(-0.5 * ((rows - place[at, None]) / spread[at, None]) ** 2)
         weights /= weights.sum(1, keepdims=True)
-        out[at] = np.einsum("tk,tkc->tc", weights, padded[near[:, None] + offsets + reach])
+        weights[(rows < 0) | (rows >= len(curves))] = 0.0
+        near = curves[np.clip(rows, 0, len(curves) - 1)]
+        out[at] = np.einsum("tk,tkc->tc", weights, near)
     return out
 
 
 def hear(voice: Voice, times: Sequence[Fraction] | np.ndarray) -> np.ndarray:
     """``(T, 6)`` float32 mouth shapes (``SHAPES``), each 0..1 and open up to 1.1, at ``times`` (seconds).
 
-    Silence, and any time outside the voice, is a closed mouth: exact zeros. Keeps 0.6 MB for each
+    Silence, and any time outside the voice, is a closed mouth: exact zeros. Takes about 0.9 MB for each
     minute of the voice.
     """
     moments = np.array([float(t) for t in times], np.float64)
     rows = [block.astype(np.float16) for block in mel_rows(voice.blocks(RATE))]
     if not rows or not len(moments):
         return np.zeros((len(moments), len(SHAPES)), np.float32)
-    table = np.concatenate(rows)
-    del rows
-    return draw(raw_shapes(table), table, moments)
+    # Filled from the back as the blocks go: an hour is never held twice.
+    end = sum(map(len, rows))
+    table = np.empty((end, BANDS + 1), np.float16)
+    while rows:
+        block = rows.pop()
+        table[end - len(block) : end] = block
+        end -= len(block)
+    raw = raw_shapes(table)
+    del table
+    return draw(raw, moments)

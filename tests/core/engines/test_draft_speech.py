@@ -9,7 +9,7 @@ import pytest
 
 from lipsync_core.audio.mel import RATE
 from lipsync_core.engines.draft import speech
-from lipsync_core.engines.draft.speech import OPEN, PRESS, closures, hear
+from lipsync_core.engines.draft.speech import JAW, OPEN, PRESS, VOICE, closures, hear
 from lipsync_core.errors import WeightsError
 
 SENTENCE = Path(speech.__file__).parents[2] / "demo" / "sentence.flac"
@@ -116,13 +116,12 @@ def test_no_times(sentence):
 @pytest.mark.parametrize("fps", [12, 15, Fraction(24000, 1001), 25, 30, 50, 60])
 @pytest.mark.parametrize("phase", [0.0, 0.013, 0.029])
 def test_a_closure_is_seen_at_any_frame_rate(fps, phase):
-    raw = np.zeros((300, 6), np.float32)
-    raw[:, :2] = 0.7
+    raw = np.zeros((300, speech.OUTPUTS), np.float32)
+    raw[:, [OPEN, JAW, VOICE]] = 0.7
     row = np.arange(300)
     raw[:, PRESS] = np.exp(-0.5 * ((row - 150 - 100 * phase) / 1.5) ** 2)
-    rows = np.full((300, 41), -20, np.float32)
     moments = np.arange(int(3 * fps)) / float(fps)
-    out = speech.draw(raw, rows, moments)
+    out = speech.draw(raw, moments)
     closed = out[:, OPEN] < 0.01
     assert closed.sum() >= (2 if float(fps) >= 25 else 1)
     near = np.abs(moments - 1.5 - phase)
@@ -131,12 +130,11 @@ def test_a_closure_is_seen_at_any_frame_rate(fps, phase):
 
 
 def test_a_closure_is_seen_between_uneven_frames():
-    raw = np.zeros((300, 6), np.float32)
-    raw[:, :2] = 0.7
+    raw = np.zeros((300, speech.OUTPUTS), np.float32)
+    raw[:, [OPEN, JAW, VOICE]] = 0.7
     raw[150, PRESS] = raw[149, PRESS] = raw[151, PRESS] = 1
-    rows = np.full((300, 41), -20, np.float32)
     moments = np.array([0.5, 0.54, 0.9, 1.44, 1.6, 1.61, 2.2])
-    out = speech.draw(raw, rows, moments)
+    out = speech.draw(raw, moments)
     assert out[3, OPEN] < 0.01
     assert out[1, OPEN] > 0.5
     assert out[6, OPEN] > 0.5
@@ -202,3 +200,19 @@ def test_numpy_agrees_with_the_network_that_is_trained():
         logits, _ = model(torch.from_numpy(x).T[None])
     wanted = torch.sigmoid(logits)[0].T.numpy()
     assert np.abs(speech.network()(x) - wanted).max() < 1e-4
+
+
+def test_noise_over_a_pause_is_not_heard_as_loudness(sentence):
+    noise = 0.02 * np.random.default_rng(0).standard_normal(3 * RATE)
+    whole = np.concatenate([np.zeros(3 * RATE), sentence, np.zeros(3 * RATE)])
+    whole = whole + np.resize(noise, len(whole))
+    out = hear(Memory(whole), frames(whole))
+    assert out[: (2 * 25), OPEN].max() < 0.05
+    assert out[:, OPEN].max() > 0.4
+
+
+def test_gusts_hardly_move_the_mouth():
+    clock = np.arange(8 * RATE) / RATE
+    noise = np.random.default_rng(2).standard_normal(len(clock))
+    out = hear(Memory(0.02 * noise * (1 + np.sin(2 * np.pi * 1.3 * clock)) ** 2), frames(clock))
+    assert out[:, OPEN].mean() < 0.05

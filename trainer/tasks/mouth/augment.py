@@ -39,10 +39,23 @@ class Corpus:
     rows: np.ndarray
     row_starts: np.ndarray
     parts: list[Segments]
+    recorded: np.ndarray
+    """``(items,)`` bool: a voice built from recordings, whose closures and colours are those of people."""
 
     @classmethod
-    def read(cls, path: Path) -> Corpus:
-        """Reads an npz of ``synth.py``."""
+    def read(cls, *paths: Path) -> Corpus:
+        """Reads files of ``synth.py``, one after the other."""
+        whole = [cls._read_one(path) for path in paths]
+        counts = np.concatenate([np.diff(corpus.row_starts) for corpus in whole])
+        return cls(
+            np.concatenate([corpus.rows for corpus in whole]),
+            np.concatenate([[0], np.cumsum(counts)]),
+            [parts for corpus in whole for parts in corpus.parts],
+            np.concatenate([corpus.recorded for corpus in whole]),
+        )
+
+    @classmethod
+    def _read_one(cls, path: Path) -> Corpus:
         with np.load(path) as stored:
             starts = np.concatenate([[0], np.cumsum(stored["row_counts"])])
             edges = np.concatenate([[0], np.cumsum(stored["segment_counts"])])
@@ -50,12 +63,13 @@ class Corpus:
             now = np.array([CODES.get(str(symbol), -1) for symbol in stored["symbols"]])
             ends, codes = stored["ends"].astype(np.float64), now[stored["codes"]]
             rows = stored["rows"]
+            recorded = bool(stored["recorded"]) if "recorded" in stored else False
         if (codes < 0).any():
             raise SystemExit(
                 f"{path} has sounds that phones.py does not know; make it anew with synth"
             )
         parts = [Segments(ends=ends[a:b], codes=codes[a:b]) for a, b in pairwise(edges)]
-        return cls(rows, starts, parts)
+        return cls(rows, starts, parts, np.full(len(parts), recorded))
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -79,7 +93,7 @@ def cut(rows: np.ndarray, parts: Segments, start: int, count: int) -> tuple[np.n
 
 
 def stretch(
-    rows: np.ndarray, parts: Segments, rng: np.random.Generator
+    rows: np.ndarray, parts: Segments, rng: np.random.Generator, *, recorded: bool = False
 ) -> tuple[np.ndarray, Segments]:
     """Another tempo, and each sound a little longer or shorter by itself.
 
@@ -87,7 +101,8 @@ def stretch(
     """
     factor = rng.uniform(0.85, 1.2) * np.exp(rng.normal(0, 0.12, len(parts.codes)))
     closing = _STOPS[parts.codes] | IS_BILABIAL[parts.codes]
-    factor[closing] *= rng.uniform(1.0, 2.0, int(closing.sum()))
+    longer = (0.85, 1.4) if recorded else (1.0, 2.0)
+    factor[closing] *= rng.uniform(*longer, int(closing.sum()))
     old = np.concatenate([[0.0], parts.ends])
     new = np.concatenate([[0.0], np.cumsum(np.diff(old) * factor)])
     source = np.interp(np.arange(int(new[-1] * 100)) / 100.0, new, old) * 100.0
@@ -111,9 +126,11 @@ def vocal_tract(rows: np.ndarray, factor: float) -> np.ndarray:
     return rows[:, low] * (1 - part) + rows[:, low + 1] * part
 
 
-def pronounce(rows: np.ndarray, parts: Segments, rng: np.random.Generator) -> np.ndarray:
+def pronounce(
+    rows: np.ndarray, parts: Segments, rng: np.random.Generator, most: float = 4.5
+) -> np.ndarray:
     """Every sound with a colour of its own, so that no template of the synthesiser is learnt by heart."""
-    spread = rng.uniform(0, 4.5)
+    spread = rng.uniform(0, most)
     knots = rng.normal(0, spread, (len(parts.codes), 8))
     place = np.linspace(0, 7, BANDS)
     low = np.minimum(place.astype(int), 6)
@@ -147,6 +164,16 @@ def strengths(rows: np.ndarray, parts: Segments) -> np.ndarray:
     return out
 
 
+def voice_level(rows: np.ndarray, parts: Segments) -> np.ndarray:
+    """``(N,)`` loudness of the voice, 0 at 40 dB under its loud moments and where nobody speaks."""
+    total = loudness(rows)
+    level = np.clip((total - level_and_colour(rows)[0]) / 40.0 + 1.0, 0.0, 1.0)
+    sounds = np.searchsorted(parts.ends, (np.arange(len(rows)) + 0.5) / 100.0)
+    silent = parts.codes[np.minimum(sounds, len(parts.codes) - 1)] == CODES[SILENCE]
+    spoken = np.convolve(np.pad(~silent, 4, mode="edge"), np.hanning(11)[1:-1] / 5.0, "valid")
+    return level * np.clip(spoken, 0.0, 1.0)
+
+
 def _mix_noise(power: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     count = len(power)
     tilt = rng.uniform(-0.9, 0.35) * np.arange(BANDS)
@@ -177,7 +204,7 @@ def roughen(
     rows: np.ndarray, rng: np.random.Generator, other: np.ndarray | None, other_below: float
 ) -> np.ndarray:
     """Room, microphone, noise and other sounds. ``other``: rows mixed in ``other_below`` dB lower."""
-    if other is None and rng.random() < 0.15:
+    if other is None and rng.random() < 0.25:
         return rows  # a clean recording
     power = 10.0 ** (rows.astype(np.float64) / 10)
     level = float(np.percentile(loudness(rows), 95))
@@ -220,20 +247,23 @@ def _touch_features(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def example(
     corpus: Corpus, index: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One augmented example: ``(LENGTH, 41)`` features, ``(LENGTH, 6)`` shapes, ``(LENGTH,)`` visemes."""
+    """One augmented example: ``(LENGTH, 41)`` features, ``(LENGTH, 7)`` outputs, ``(LENGTH,)`` visemes."""
     rows, parts = corpus.item(index)
     start = int(rng.integers(0, max(1, len(rows) - CROP)))
     rows, parts = cut(rows, parts, start, min(CROP, len(rows) - start))
-    rows, parts = stretch(rows, parts, rng)
+    recorded = bool(corpus.recorded[index])
+    rows, parts = stretch(rows, parts, rng, recorded=recorded)
     rows, parts = cut(rows, parts, 0, min(LENGTH, len(rows)))
-    rows = vocal_tract(rows, rng.uniform(0.94, 1.06))
-    rows = pronounce(rows, parts, rng)
+    rows = vocal_tract(rows, rng.uniform(0.9, 1.1))
+    rows = pronounce(rows, parts, rng, 2.0 if recorded else 4.0)
     # The same words said louder and softer: what is louder is to open wider.
     rows = rows + _knots(rng, int(len(rows) / 30), len(rows), LEVEL_CHANGE)[:, None].astype(
         np.float32
     )
+    voice = voice_level(rows, parts)
     parts = with_breath(parts)
     shapes = targets(parts, len(rows), strengths(rows, parts))
+    shapes = np.concatenate([shapes, voice[:, None]], axis=1)
     classes = visemes(parts, len(rows))
     other, below = None, 0.0
     chance = rng.random()

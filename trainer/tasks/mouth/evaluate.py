@@ -139,12 +139,10 @@ def energy_curve(rows: np.ndarray, moments: np.ndarray) -> np.ndarray:
     return speech._sample(scaled[:, None], moments, 0.04)[:, 0]
 
 
-def lag_curve(
-    raw: np.ndarray, rows: np.ndarray, moments: np.ndarray, lips: np.ndarray
-) -> np.ndarray:
+def lag_curve(raw: np.ndarray, moments: np.ndarray, lips: np.ndarray) -> np.ndarray:
     """Correlation of opening at every one of ``LAGS``."""
     return np.array(
-        [correlation(speech.draw(raw, rows, moments - lag / 1000)[:, OPEN], lips) for lag in LAGS]
+        [correlation(speech.draw(raw, moments - lag / 1000)[:, OPEN], lips) for lag in LAGS]
     )
 
 
@@ -170,11 +168,11 @@ def main() -> None:
         began = time.process_time()
         rows = np.concatenate(list(mel_rows([sound.samples])))
         raw = speech.raw_shapes(rows, net)
-        heard = speech.draw(raw, rows, lips["time"])
+        heard = speech.draw(raw, lips["time"])
         cpu += time.process_time() - began
         seconds += float(sound.duration)
         loud = energy_curve(rows, lips["time"])
-        lags = lag_curve(raw, rows, lips["time"], lips["open"])
+        lags = lag_curve(raw, lips["time"], lips["open"])
         mean_lags.append(lags)
         row = [
             correlation(heard[:, OPEN], lips["open"]),

@@ -82,10 +82,19 @@ SYMBOLS, SYMBOL_SHAPES, SYMBOL_WEIGHTS = _read_table()
 CODES = {symbol: code for code, symbol in enumerate(SYMBOLS)}
 IS_VOWEL = np.array([s in _VOWELS for s in SYMBOLS])
 IS_BILABIAL = np.array([SYMBOL_SHAPES[c, 4] > 0 for c in range(len(SYMBOLS))])
-VISEMES = np.array(
-    [0, 0, 0, 0] + [1 + i for i, line in enumerate(_TABLE.strip().splitlines())
-              for name in line.split("|")[0].split() if len(name) == 1]
-)  # fmt: skip
+_APART = ("m ɱ", "p ɸ", "b ɓ β ʙ", "n ɳ", "ŋ ɲ", "l ɫ ɭ ʎ ɬ", "v ʋ", "d ɖ ɗ", "ɡ g", RELEASE)
+"""Sounds told apart in training although their shapes are alike: who hears m must not hear n."""
+
+
+def _classes() -> np.ndarray:
+    lines = [line.split("|")[0].split() for line in _TABLE.strip().splitlines()]
+    out = np.zeros(len(SYMBOLS), np.int64)
+    for number, names in enumerate([*lines, *(group.split() for group in _APART)], 1):
+        out[[CODES[name] for name in names if name in CODES]] = number
+    return np.unique(out, return_inverse=True)[1].reshape(-1)  # silence stays 0
+
+
+VISEMES = _classes()
 VISEME_COUNT = int(VISEMES.max()) + 1
 
 

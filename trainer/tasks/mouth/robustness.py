@@ -2,8 +2,8 @@
 
     python -m trainer.tasks.mouth.robustness SPEECH [--weights mouth.safetensors] [--held held.npz]
 
-SPEECH is any recording of a voice. With ``--held``, also how well closures are found in augmented
-synthetic speech that was not trained on, for several thresholds.
+SPEECH is any recording of a voice. With ``--held``, also how well shapes and closures are heard in
+synthetic speech that was not trained on: clean, under hiss and as rough as in training.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lipsync_core.audio.mel import RATE, mel_rows
+from lipsync_core.audio.mel import BANDS, RATE, decibels, loudness, mel_rows
 from lipsync_core.engines.draft import speech
-from lipsync_core.engines.draft.speech import OPEN, PRESS, SHAPES, Network
+from lipsync_core.engines.draft.speech import OPEN, PRESS, SHAPES, Network, closures
 
 from .augment import Corpus, example
 from .evaluate import SoundFile, correlation
+from .phones import targets
 
 FPS = 25
 
@@ -28,7 +29,7 @@ def shapes_of(samples: np.ndarray, net: Network) -> np.ndarray:
     """``(T, 6)`` at 25 frames a second."""
     rows = np.concatenate(list(mel_rows([samples.astype(np.float32)]))).astype(np.float16)
     moments = np.arange(len(samples) * FPS // RATE) / FPS
-    return speech.draw(speech.raw_shapes(rows, net), rows, moments)
+    return speech.draw(speech.raw_shapes(rows, net), moments)
 
 
 def not_speech(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -64,33 +65,56 @@ def not_speech(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def held_out(net: Network, path: Path) -> None:
-    """Correlations and closures on augmented synthetic speech."""
-    corpus = Corpus.read(path)
-    heard, wanted = [], []
-    found = {threshold: np.zeros(3) for threshold in (0.4, 0.5, 0.6, 0.7, 0.8)}
-    for index in range(len(corpus)):
-        x, shapes, _ = example(corpus, index, np.random.default_rng([12345, 0, index]))
-        out = net(x)
-        heard.append(out[20:-20])
-        wanted.append(shapes[20:-20])
-        for threshold, counts in found.items():
-            speech.CLOSURE = threshold
-            guessed, firm = speech.closures(out[:, PRESS])
-            guessed = guessed[firm >= 0.5]
-            true, _ = speech.closures(shapes[:, PRESS])
-            guessed, true = (e[(e > 0.2) & (e < len(x) / 100 - 0.2)] for e in (guessed, true))
-            near = np.abs(guessed[:, None] - true[None]) <= 0.05
-            counts += (near.any(1).sum() if near.size else 0, len(guessed), 0)
-            counts[2] += len(true)
-    a, b = np.concatenate(heard), np.concatenate(wanted)
-    print(
-        "held-out r:",
-        " ".join(f"{n} {correlation(a[:, i], b[:, i]):.3f}" for i, n in enumerate(SHAPES)),
-    )
-    for threshold, (hits, guesses, truths) in found.items():
-        print(f"closures at {threshold}: precision {hits / max(guesses, 1):.2f} "
-              f"recall {hits / truths:.2f} of {truths:.0f}")  # fmt: skip
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def _noisy(rows: np.ndarray, below: float, rng: np.random.Generator) -> np.ndarray:
+    """``(N, BANDS)`` rows under a hiss ``below`` dB softer than their mean."""
+    power = 10.0 ** (rows.astype(np.float64) / 10)
+    hiss = np.linspace(-8.0, 8.0, BANDS)  # white noise after pre-emphasis rises
+    hiss += decibels(power.sum(1).mean()) - below - decibels((10.0 ** (hiss / 10)).sum())
+    return decibels(power + 10.0 ** (hiss / 10) * rng.gamma(3.0, 1 / 3, rows.shape))
+
+
+def _clean(corpus: Corpus, index: int, below: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """``(N, 41)`` rows of a whole item, as ``hear`` has them, and its ``(N, 6)`` shapes."""
+    rows, parts = corpus.item(index)
+    if below is not None:
+        rows = _noisy(rows, below, np.random.default_rng(index))
+    level = loudness(rows)[:, None]
+    return np.concatenate([rows, level], 1).astype(np.float32), targets(parts, len(rows))
+
+
+def held_out(net: Network, paths: list[Path]) -> None:
+    """Correlations and closures on synthetic speech: clean, under hiss, and as in training."""
+    corpus = Corpus.read(*paths)
+    for name, below in (("clean", None), ("20 dB", 20.0), ("10 dB", 10.0), ("rough", None)):
+        heard, wanted = [], []
+        found = {threshold: np.zeros(3) for threshold in THRESHOLDS}
+        for index in range(len(corpus)):
+            if name == "rough":
+                x, shapes, _ = example(corpus, index, np.random.default_rng([12345, 0, index]))
+                out = net(x)
+            else:
+                rows, shapes = _clean(corpus, index, below)
+                out = speech.raw_shapes(rows, net)
+            heard.append(out[22:-22, : len(SHAPES)])
+            wanted.append(shapes[22:-22, : len(SHAPES)])
+            seconds = len(out) / 100
+            true = closures(shapes[:, PRESS])[0]
+            for threshold, counts in found.items():
+                guessed, firm = closures(out[:, PRESS] + speech.CLOSURE - threshold)
+                guessed = guessed[firm >= 0.5]
+                guessed, inside = (e[(e > 0.2) & (e < seconds - 0.2)] for e in (guessed, true))
+                near = np.abs(guessed[:, None] - inside[None]) <= 0.05
+                counts += (near.any(1).sum() if near.size else 0, len(guessed), len(inside))
+        a, b = np.concatenate(heard), np.concatenate(wanted)
+        each = (f"{n} {correlation(a[:, i], b[:, i]):.3f}" for i, n in enumerate(SHAPES))
+        print(f"held out, {name}: r", " ".join(each))
+        print("   closures, precision/recall:", "  ".join(
+            f"at {threshold} {hits / max(guesses, 1):.2f}/{hits / max(truths, 1):.2f}"
+            for threshold, (hits, guesses, truths) in found.items()
+        ), f"of {found[0.5][2]:.0f}")  # fmt: skip
 
 
 def main() -> None:
@@ -98,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("speech", type=Path)
     parser.add_argument("--weights", type=Path, default=speech.WEIGHTS)
-    parser.add_argument("--held", type=Path)
+    parser.add_argument("--held", type=Path, nargs="+")
     options = parser.parse_args()
     net = speech.network(options.weights)
     rng = np.random.default_rng(0)

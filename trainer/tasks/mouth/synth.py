@@ -1,11 +1,11 @@
-"""Makes the training speech: many voices, languages and rates of espeak-ng, and sounds that are not speech.
+"""Makes the training speech: espeak-ng in many languages, flite's recorded voices, and other sounds.
 
 Only clean log-mel rows and phone times are kept; noise, rooms, equalisers and other vocal tracts are
 put on while training (``augment.py``), so that no two epochs hear the same.
 
-    python -m trainer.tasks.mouth.synth OUT.npz [--items 3000] [--seed 1]
+    python -m trainer.tasks.mouth.synth OUT.npz [--source espeak] [--items 3000] [--seed 1]
 
-Needs libespeak-ng, scipy and the package ``faker`` (texts), at build time only.
+The source flite-held is the one voice of flite that is never trained on. Needs libespeak-ng, libflite, scipy and the package ``faker`` (texts), at build time only.
 """
 
 # ruff: noqa: SIM905 (long lists of words read better as text)
@@ -25,6 +25,8 @@ from scipy.signal import lfilter, resample_poly
 from lipsync_core.audio.mel import BANDS, RATE, mel_rows
 
 from .espeak import Espeak, Style
+from .flite import HELD_VOICE, VOICES, Flite
+from .labels import labelled_segments
 from .phones import CODES, SILENCE, SYMBOLS, Segments, segments
 
 LANGUAGES: dict[str, tuple[str, float]] = {
@@ -50,6 +52,26 @@ VARIANTS = (
 _INITIALS = "b p m w t d k g n l s z f v sh ch j h th r y br pl bl pr".split()
 _VOWELS = "a e i o u ee oo ai ow er ar or".split()
 _FINALS = ["", "", "", "m", "p", "b", "n", "t", "l", "s", "k", "mp"]
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_DIGITS = "zero one two three four five six seven eight nine ten".split()
+_COMMAND = (
+    "bin lay place set put move bring take".split(),
+    "blue green red white brown pink black".split(),
+    "at by in with from for".split(),
+    list(_LETTERS),
+    _DIGITS,
+    "now again please soon maybe".split(),
+)
+"""Short commands, one word of each."""
+_LIPS = (
+    "my mother bought me apples but many people may prefer plums; a bumpy problem for Bob, mum and Pam. "
+    "number summer remember simple temple hamper cabin robin cabbage about above number member bubble puppy "
+    "pepper paper pipe rope soup deep map lamp lump bomb time name home same dream swim from more men woman "
+    "number never now new no any many money nine none noon line lemon land long love leave yellow value "
+    "very five wife of off fall phone coffee over seven with weather water we wish swim twelve quick would "
+    "window always one which two blue you do who soon food moon shoe rule room group people please see me "
+    "be three she week speak cheese the this that other think thanks both mouth put book good could look"
+).split()
 _PINYIN_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s".split()
 _PINYIN_FINALS = (
     "a o e ai ei ao ou an en ang eng i ia ie iao iu ian in iang ing u ua uo ui uan un uang".split()
@@ -114,15 +136,66 @@ class Texts:
             return f"{faker.name()}, {faker.city()}, {faker.job()}."
         return faker.sentence(nb_words=int(rng.integers(5, 14)))
 
+    def english(self, rng: np.random.Generator) -> str:
+        """One English sentence: a command, letters and digits, names, a text or invented words."""
+        kind = rng.random()
+        if kind < 0.25:
+            return " ".join(str(rng.choice(words)) for words in _COMMAND) + "."
+        if kind < 0.35:
+            items = [*rng.choice(list(_LETTERS), 4), *rng.choice(_DIGITS, 4)]
+            return " ".join(str(i) for i in rng.permutation(items)) + "."
+        if kind < 0.45:
+            words = " ".join(rng.choice(_LIPS, rng.integers(5, 10)))
+            return f"{words}."
+        return self.sentence("en_US", rng)
+
 
 def _rows(samples: np.ndarray) -> np.ndarray:
     return np.concatenate(list(mel_rows([samples])))[:, :BANDS]
 
 
-def speech(
+class Sentences:
+    """Sentences of one speaker, one after the other with pauses: sound and times."""
+
+    def __init__(self, rate: float, rng: np.random.Generator) -> None:
+        self.rate, self._rng = rate, rng
+        self.elapsed = 0.0
+        self._sound: list[np.ndarray] = []
+        self._ends: list[np.ndarray] = []
+        self._codes: list[np.ndarray] = []
+        self._pause(rng.choice([0.05, 0.1, 0.3, 0.6]) * rng.uniform(0.5, 1.5))
+
+    def _add(self, samples: np.ndarray, ends: np.ndarray, codes: np.ndarray) -> None:
+        self._sound.append(samples)
+        self._ends.append(ends + self.elapsed)
+        self._codes.append(codes)
+        self.elapsed += len(samples) / self.rate
+
+    def _pause(self, seconds: float) -> None:
+        count = max(1, int(seconds * self.rate))
+        quiet = np.array([CODES[SILENCE]])
+        self._add(np.zeros(count, np.float32), np.array([count / self.rate]), quiet)
+
+    def add(self, samples: np.ndarray, rate: int, parts: Segments) -> None:
+        """A sentence recorded at ``rate``, played at the speaker's own, and a pause."""
+        self._add(samples, parts.ends * rate / self.rate, parts.codes)
+        pause = self._rng.choice([0.05, 0.1, 0.3, 0.6, 1.2])
+        self._pause(pause * self._rng.uniform(0.5, 1.5))
+
+    def rows(self) -> tuple[np.ndarray, Segments]:
+        """``(N, BANDS)`` rows of the first 12 s, and the sounds."""
+        whole = np.concatenate(self._sound)[: int(12 * self.rate)]
+        down = round(160 * self.rate / RATE)
+        rows = _rows(resample_poly(whole, 160, down).astype(np.float32))
+        scale = (self.rate / RATE) / (down / 160)  # the ratio is rounded; the clock follows it
+        codes = np.concatenate(self._codes)
+        return rows, Segments(ends=np.concatenate(self._ends) * scale, codes=codes)
+
+
+def formant_speech(
     espeak: Espeak, texts: Texts, rng: np.random.Generator
 ) -> tuple[np.ndarray, Segments] | None:
-    """One item of 6-10 s: ``(N, BANDS)`` rows and its sounds; None if this draw is refused."""
+    """One item of 6-10 s by espeak-ng; None if this draw is refused."""
     names = list(LANGUAGES)
     shares = np.array([LANGUAGES[n][1] for n in names])
     language = str(rng.choice(names, p=shares / shares.sum()))
@@ -135,38 +208,32 @@ def speech(
         word_gap=int(rng.choice([0, 0, 0, 2, 5])),
     )
     # Calling the sound's rate something else moves formants and pitch together: another body.
-    rate = espeak.rate * rng.uniform(0.84, 1.22)
+    item = Sentences(espeak.rate * rng.uniform(0.84, 1.22), rng)
     goal = rng.uniform(6, 10)
-    sound: list[np.ndarray] = []
-    ends: list[np.ndarray] = []
-    codes: list[np.ndarray] = []
-    elapsed = 0.0
-
-    def add(samples: np.ndarray, parts: Segments) -> None:
-        nonlocal elapsed
-        sound.append(samples)
-        ends.append(parts.ends + elapsed)
-        codes.append(parts.codes)
-        elapsed += len(samples) / rate
-
-    def pause(seconds: float) -> None:
-        count = max(1, int(seconds * rate))
-        quiet = Segments(ends=np.array([count / rate]), codes=np.array([CODES[SILENCE]]))
-        add(np.zeros(count, np.float32), quiet)
-
-    pause(rng.choice([0.05, 0.1, 0.3, 0.6]) * rng.uniform(0.5, 1.5))
-    while elapsed < goal:
+    while item.elapsed < goal:
         said = espeak.say(texts.sentence(LANGUAGES[language][0], rng), style)
         if said is None:
             return None
-        parts = segments(said.samples, espeak.rate, said.phones)
-        add(said.samples, Segments(ends=parts.ends * espeak.rate / rate, codes=parts.codes))
-        pause(rng.choice([0.05, 0.1, 0.3, 0.6, 1.2]) * rng.uniform(0.5, 1.5))
-    whole = np.concatenate(sound)[: int(12 * rate)]
-    down = round(160 * rate / RATE)
-    rows = _rows(resample_poly(whole, 160, down).astype(np.float32))
-    scale = (rate / RATE) / (down / 160)  # the ratio is rounded; the clock follows it
-    return rows, Segments(ends=np.concatenate(ends) * scale, codes=np.concatenate(codes))
+        item.add(said.samples, espeak.rate, segments(said.samples, espeak.rate, said.phones))
+    return item.rows()
+
+
+def recorded_speech(
+    flite: Flite, texts: Texts, rng: np.random.Generator, *, held: bool
+) -> tuple[np.ndarray, Segments] | None:
+    """One item of 6-10 s by a voice of flite: the held one, or one of the others."""
+    voice = HELD_VOICE if held else str(rng.choice(VOICES[:4], p=[0.36, 0.36, 0.2, 0.08]))
+    duration, pitch = rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.35)
+    item, goal = None, rng.uniform(6, 10)
+    factor = rng.uniform(0.85, 1.2)
+    while item is None or item.elapsed < goal:
+        said = flite.say(texts.english(rng), voice, duration=duration, pitch=pitch)
+        parts = labelled_segments(said.samples, said.rate, said.phones, "english")
+        if parts is None:
+            return None
+        item = item or Sentences(said.rate * factor, rng)
+        item.add(said.samples, said.rate, parts)
+    return item.rows()
 
 
 def other_sound(rng: np.random.Generator) -> np.ndarray:
@@ -243,34 +310,49 @@ SHARD = 50
 """Items made by one process; espeak-ng 1.51 crashes on a few mixtures of voice and text."""
 
 
-def _shard(out: Path, seeds: list[int], item_count: int, other_share: float) -> None:
-    """Writes rows of ``item_count`` items one after the other (float16 dB), their sounds, their lengths."""
-    rng = np.random.default_rng(seeds)
-    espeak, texts = Espeak(), Texts(int(rng.integers(2**31)))
-    rows: list[np.ndarray] = []
-    parts: list[Segments] = []
-    while len(rows) < item_count:
-        if rng.random() < other_share:
-            mel = other_sound(rng)
-            sounds = Segments(ends=np.array([len(mel) / 100.0]), codes=np.array([CODES[SILENCE]]))
-        else:
-            item = speech(espeak, texts, rng)
-            if item is None:
-                continue  # a voice without this variant
-            mel, sounds = item
-        rows.append(mel.astype(np.float16))
-        parts.append(sounds)
+def pack(out: Path, items: list[tuple[np.ndarray, Segments]], *, recorded: bool) -> None:
+    """Writes the rows of ``items`` one after the other (float16 dB), their sounds, their lengths.
+
+    ``recorded``: spoken by a voice built from recordings.
+    """
     np.savez(
         out,
-        rows=np.concatenate(rows),
-        row_counts=np.array([len(r) for r in rows]),
-        ends=np.concatenate([p.ends for p in parts]).astype(np.float32),
-        codes=np.concatenate([p.codes for p in parts]).astype(np.uint8),
-        segment_counts=np.array([len(p.codes) for p in parts]),
+        rows=np.concatenate([rows.astype(np.float16) for rows, _ in items]),
+        row_counts=np.array([len(rows) for rows, _ in items]),
+        ends=np.concatenate([parts.ends for _, parts in items]).astype(np.float32),
+        codes=np.concatenate([parts.codes for _, parts in items]).astype(np.uint8),
+        segment_counts=np.array([len(parts.codes) for _, parts in items]),
+        symbols=np.array(SYMBOLS),
+        recorded=np.array(recorded),
     )
 
 
-def make(out: Path, *, item_count: int, other_share: float, seed: int) -> None:
+def _shard(out: Path, seeds: list[int], item_count: int, other_share: float, source: str) -> None:
+    """Writes ``item_count`` items."""
+    rng = np.random.default_rng(seeds)
+    texts = Texts(int(rng.integers(2**31)))
+    espeak = Espeak() if source == "espeak" else None
+    flite = None if espeak else Flite()
+    items: list[tuple[np.ndarray, Segments]] = []
+    while len(items) < item_count:
+        if rng.random() < other_share:
+            rows = other_sound(rng)
+            ends, codes = np.array([len(rows) / 100.0]), np.array([CODES[SILENCE]])
+            items.append((rows, Segments(ends=ends, codes=codes)))
+            continue
+        item = (
+            formant_speech(espeak, texts, rng)
+            if espeak
+            else recorded_speech(flite, texts, rng, held=source == "flite-held")
+            if flite
+            else None
+        )
+        if item is not None:  # else a voice without this variant
+            items.append(item)
+    pack(out, items, recorded=source != "espeak")
+
+
+def make(out: Path, *, item_count: int, other_share: float, seed: int, source: str) -> None:
     """Writes ``out`` from shards; one that crashed is drawn again from the next seed."""
     began = time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +362,7 @@ def make(out: Path, *, item_count: int, other_share: float, seed: int) -> None:
         for shard in range(-(-item_count // SHARD)):
             count = min(SHARD, item_count - shard * SHARD)
             for attempt in range(20):
-                arguments = (path, [seed, shard, attempt], count, other_share)
+                arguments = (path, [seed, shard, attempt], count, other_share, source)
                 process = multiprocessing.Process(target=_shard, args=arguments)
                 process.start()
                 process.join()
@@ -292,8 +374,11 @@ def make(out: Path, *, item_count: int, other_share: float, seed: int) -> None:
                 shards.append({name: stored[name] for name in stored.files})
             print(f"{shard * SHARD + count} items, {time.monotonic() - began:.0f} s, "
                   f"{attempt} crashes in this shard", flush=True)  # fmt: skip
-    joined = {name: np.concatenate([s[name] for s in shards]) for name in shards[0]}
-    np.savez(out, symbols=np.array(SYMBOLS), **joined)  # type: ignore[arg-type]
+    whole = ("symbols", "recorded")
+    names = [name for name in shards[0] if name not in whole]
+    joined = {name: np.concatenate([s[name] for s in shards]) for name in names}
+    joined |= {name: shards[0][name] for name in whole}
+    np.savez(out, **joined)  # type: ignore[arg-type]
     print(f"{len(joined['rows']) / 360000:.2f} h of sound in {out}")
 
 
@@ -306,8 +391,15 @@ def main() -> None:
         "--other-share", type=float, default=0.12, help="share of items without speech"
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--source", choices=["espeak", "flite", "flite-held"], default="espeak")
     options = parser.parse_args()
-    make(options.out, item_count=options.items, other_share=options.other_share, seed=options.seed)
+    make(
+        options.out,
+        item_count=options.items,
+        other_share=options.other_share,
+        seed=options.seed,
+        source=options.source,
+    )
 
 
 if __name__ == "__main__":

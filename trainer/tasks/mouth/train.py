@@ -14,22 +14,23 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from lipsync_core.engines.draft.speech import VOICE
 from lipsync_core.models.mouth import Mouth
 
 from .augment import Corpus, example
-from .phones import SHAPES, VISEME_COUNT
+from .phones import CODES, SHAPES, VISEME_COUNT, VISEMES
 
 
 class Examples(Dataset):
     """Every item once an epoch, augmented anew each time; the draw depends on seed, epoch and index alone."""
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self.corpus, self.seed, self.epoch = Corpus.read(path), seed, 0
+    def __init__(self, paths: list[Path], seed: int) -> None:
+        self.corpus, self.seed, self.epoch = Corpus.read(*paths), seed, 0
 
     def __len__(self) -> int:
         return len(self.corpus)
@@ -39,10 +40,17 @@ class Examples(Dataset):
         return example(self.corpus, index, rng)
 
 
+def class_weights(lips: float) -> Tensor:
+    """``(VISEME_COUNT,)``: sounds of the lips and those that are taken for them weigh ``lips``, others 1."""
+    out = torch.ones(VISEME_COUNT)
+    out[[VISEMES[CODES[symbol]] for symbol in "mbpnlvfw"]] = lips
+    return out
+
+
 def losses(
     logits: Tensor, visemes: Tensor, shapes: Tensor, classes: Tensor, recipe: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Terms by name. ``logits`` ``(B, 6, N)``, ``shapes`` ``(B, N, 6)``, ``classes`` ``(B, N)``."""
+    """Terms by name. ``logits`` ``(B, 7, N)``, ``shapes`` ``(B, N, 7)``, ``classes`` ``(B, N)``."""
     edge, weights = recipe["edge"], recipe["loss"]
     inner = slice(edge, -edge)
     shapes = shapes.transpose(1, 2)[:, :, inner]
@@ -52,8 +60,8 @@ def losses(
     motion = error.diff(dim=2)
     contact_weight = torch.tensor(weights["contact"], dtype=torch.float32)[:, None]
     contact = F.binary_cross_entropy_with_logits(
-        logits[:, 4:],
-        shapes[:, 4:],
+        logits[:, 4:6],
+        shapes[:, 4:6],
         reduction="none",
         pos_weight=torch.tensor(float(weights["rare"])),
     )
@@ -61,7 +69,12 @@ def losses(
         "shape": (shape_weight * error.square()).mean(),
         "motion": weights["motion"] * (shape_weight * motion.square()).mean(),
         "contact": (contact_weight * contact).mean(),
-        "viseme": weights["viseme"] * F.cross_entropy(visemes[:, :, inner], classes[:, inner]),
+        "voice": weights["voice"]
+        * (torch.sigmoid(logits[:, VOICE]) - shapes[:, VOICE]).square().mean(),
+        "viseme": weights["viseme"]
+        * F.cross_entropy(
+            visemes[:, :, inner], classes[:, inner], weight=class_weights(weights["lips"])
+        ),
     }
 
 
@@ -77,7 +90,10 @@ def held_out(model: Mouth, data: Examples, edge: int) -> dict[str, float]:
         wanted.append(shapes[edge:-edge])
     model.train()
     a, b = np.concatenate(heard), np.concatenate(wanted)
-    return {name: float(np.corrcoef(a[:, i], b[:, i])[0, 1]) for i, name in enumerate(SHAPES)}
+    return {
+        name: float(np.corrcoef(a[:, i], b[:, i])[0, 1])
+        for i, name in enumerate((*SHAPES, "voice"))
+    }
 
 
 def write(model: Mouth, path: Path, dilations: list[int]) -> None:
@@ -109,12 +125,21 @@ def _batches(data: Examples, recipe: dict[str, Any], workers: int) -> Iterator[l
 
 
 def train(
-    recipe: dict[str, Any], data_path: Path, held_path: Path, out: Path, workers: int
+    recipe: dict[str, Any],
+    data_paths: list[Path],
+    held_paths: list[Path],
+    out: Path,
+    workers: int,
+    start: Path | None,
 ) -> None:
     """One run: the same recipe, data and thread count give the same weights."""
     torch.manual_seed(recipe["seed"])
-    data, held = Examples(data_path, recipe["seed"]), Examples(held_path, 12345)
+    data, held = Examples(data_paths, recipe["seed"]), Examples(held_paths, 12345)
     model = Mouth(viseme_count=VISEME_COUNT, **recipe["model"])
+    if start is not None:
+        state = {name: tensor.float() for name, tensor in load_file(start).items()}
+        state.pop("dilations")
+        model.load_state_dict(state, strict=False)  # the viseme head was left behind
     average = Mouth(viseme_count=VISEME_COUNT, **recipe["model"])
     average.load_state_dict(model.state_dict())
     optimizer = torch.optim.AdamW(
@@ -157,18 +182,22 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--held", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--held", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser.add_argument("--rate", type=float, help="learning rate, instead of the recipe's")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe = yaml.safe_load(options.recipe.read_text())
+    if options.rate:
+        recipe["learning_rate"] = options.rate
     if options.epochs:
         recipe["epochs"] = options.epochs
-    train(recipe, options.data, options.held, options.out, options.workers)
+    train(recipe, options.data, options.held, options.out, options.workers, options.start)
 
 
 if __name__ == "__main__":
