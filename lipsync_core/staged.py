@@ -178,7 +178,7 @@ def find(
     of any size, faces are looked for where it is 1. ``calm``: seconds of smoothing on top of the
     tracker's own.
     """
-    from .dub import _Studies as Studies
+    from .dub import Studies
     from .faces import align, detect
     from .faces.choose import check_present, choose
     from .faces.track import Tracker

@@ -422,7 +422,7 @@ class UNet3D(nn.Module):
                 if level.motion_modules:
                     x = run(level.motion_modules[k], x, frames)
                 skips.append(x)
-            for layer in level.downsamplers:
+            for layer in level.downsamplers.children():
                 x = layer(x)
                 skips.append(x)
         x = run(self.mid_block.resnets[0], x, time, frames)
@@ -438,6 +438,6 @@ class UNet3D(nn.Module):
                     x = run(level.attentions[k], x, next(heard, None))
                 if level.motion_modules:
                     x = run(level.motion_modules[k], x, frames)
-            for layer in level.upsamplers:
+            for layer in level.upsamplers.children():
                 x = layer(x, skips[-1].shape[-2:])
         return x, skips[0], time
