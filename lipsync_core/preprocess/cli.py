@@ -26,8 +26,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def preprocess(
     input_dir: Annotated[
-        Path, typer.Option("--input-dir", "--input_dir", help="Folder of raw videos, read only.")
-    ],
+        Path | None,
+        typer.Option("--input-dir", "--input_dir", help="Folder of raw videos, read only."),
+    ] = None,
     output_dir: Annotated[
         Path | None,
         typer.Option(
@@ -87,7 +88,8 @@ def preprocess(
         ),
     ] = None,
     show_config: Annotated[
-        bool, typer.Option("--show-config", help="Print all settings with their values and stop.")
+        bool,
+        typer.Option("--show-config", help="Print all settings, as --config takes them, and stop."),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
@@ -106,6 +108,8 @@ def preprocess(
     if show_config:
         typer.echo(settings.text())
         return
+    if input_dir is None:
+        raise SettingsError("give the folder of raw videos with --input-dir")
     if workers < 0 or per_gpu < 1:
         raise SettingsError("--workers must be 0 or more and --per-gpu-num-workers 1 or more")
     output = output_dir or input_dir.with_name(f"{input_dir.resolve().name}_clips")

@@ -27,6 +27,7 @@ EXAMPLES = 8
 MOST = 20_000
 """Values that a histogram is made of; more look the same."""
 BARS = 24
+_MADE = ("shots", "segments", "clips")
 CHARTS = [
     ("seconds", "duration of kept clips", "s"),
     ("yaw", "head turned aside (yaw)", "degrees, estimated"),
@@ -48,6 +49,8 @@ class Stage:
     kept: int = 0
     rejected: int = 0
     failed: int = 0
+    made: int = 0
+    """Samples that came out: a stream may become many shots, a shot many segments."""
     frames: int = 0
     """That came out, 1/25 s each."""
     seconds: float = 0.0
@@ -119,9 +122,12 @@ def summarise(manifest: Manifest) -> Summary:
             away = one["source"]
         if one["state"] == "skipped" or (away == one["source"] and step != "broken"):
             continue
-        stage.taken += 1
+        # What is left at the end of a shot is rejected as a sample of its own.
+        stage.taken += not (step == "segment" and one["state"] == "rejected")
         length = one["frames"] or round(metrics.get("seconds", 0) * FPS)
         if one["state"] != "kept":
+            # The shot that it was the end of counts with all its frames.
+            stage.frames -= length if step == "segment" else 0
             stage.rejected += one["state"] == "rejected"
             stage.failed += one["state"] == "failed"
             reasons.setdefault(one["source"], one["reason"])
@@ -129,6 +135,7 @@ def summarise(manifest: Manifest) -> Summary:
             _note(summary, step, one["reason"], length / FPS, one["sample"], path)
             continue
         stage.kept += 1
+        stage.made += next((metrics[name] for name in _MADE if name in metrics), 1)
         stage.frames += (
             round(metrics["kept_seconds"] * FPS) if "kept_seconds" in metrics else length
         )
@@ -194,6 +201,7 @@ def _funnel_rows(summary: Summary) -> list[dict[str, Any]]:
             "what": row.title,
             "in": stage.taken,
             "kept": stage.kept,
+            "made": stage.made,
             "rejected": stage.rejected,
             "failed": stage.failed,
             "hours_out": round(stage.frames / FPS / 3600, 4),
@@ -260,7 +268,7 @@ def _page(summary: Summary, thumbs: dict[str, bytes], output: Path) -> str:
     parts += ["<h2>Histograms</h2>", f"<div class=charts>{''.join(charts) or 'nothing kept'}</div>"]
     parts.append(
         "<p class=small>Tables: <a href=funnel.csv>funnel.csv</a>, <a href=files.csv>files.csv</a> "
-        "(every file), <a href=samples.csv>samples.csv</a> (every sample at every step).</p>"
+        "(every file, duplicates too), <a href=samples.csv>samples.csv</a> (every sample at every step).</p>"
     )
     return "\n".join(parts)
 
@@ -269,14 +277,14 @@ def _funnel(summary: Summary) -> str:
     rows = _funnel_rows(summary)
     most = max((row["hours_out"] for row in rows), default=0) or 1
     lines = [
-        "<div class=scroll><table><tr><th>step<th class=n>in<th class=n>kept<th class=n>rejected"
+        "<div class=scroll><table><tr><th>step<th class=n>in<th class=n>made<th class=n>rejected"
         "<th class=n>failed<th>video that is left<th class=n>CPU<th class=n>share</tr>"
     ]
     for row in rows:
         width = 100 * row["hours_out"] / most
         lines.append(
             f"<tr><td><b>{escape(row['step'])}</b><br><span class=small>{escape(row['what'])}</span>"
-            f"<td class=n>{row['in']}<td class=n>{row['kept']}<td class=n>{row['rejected'] or ''}"
+            f"<td class=n>{row['in']}<td class=n>{row['made']}<td class=n>{row['rejected'] or ''}"
             f"<td class=n>{row['failed'] or ''}"
             f"<td class=bar><i style='width:{width:.1f}%'></i>"
             f"<span>{_time(row['hours_out'] * 3600)}</span>"
@@ -294,14 +302,22 @@ def _reasons(summary: Summary, thumbs: dict[str, bytes], output: Path) -> str:
         figures = []
         for sample, name in reason.samples:
             thumb = thumbs.get(sample) or (_held(output, sample) if "-c" in sample else None)
-            figures.append(_figure(thumb, name))
+            figures.append((thumb, name))
         length = f", {_time(reason.seconds)} of video" if reason.seconds else ""
         parts.append(
             f"<section><h3>{escape(reason.step)}: {escape(reason.text)}</h3>"
             f"<p class=small>{reason.count} like this{length}</p>"
-            f"<div class=row>{''.join(figures)}</div></section>"
+            f"{_examples(figures)}</section>"
         )
     return "\n".join(parts)
+
+
+def _examples(found: Sequence[tuple[bytes | None, str]]) -> str:
+    """Pictures where there are any, else the names alone."""
+    if any(thumb is not None for thumb, _ in found):
+        return f"<div class=row>{''.join(_figure(*one) for one in found)}</div>"
+    names = ", ".join(escape(name) for name in dict.fromkeys(name for _, name in found))
+    return f"<p class='small names'>such as {names}</p>"
 
 
 def _figure(thumb: bytes | None, name: str) -> str:
@@ -380,7 +396,7 @@ th,td{text-align:left;padding:.35em .6em;border-bottom:1px solid var(--line);ver
 th{font-weight:600;color:var(--soft);font-size:.85em}.n{text-align:right;font-variant-numeric:tabular-nums}
 .bar{width:28%;position:relative;min-width:9em}.bar i{position:absolute;left:0;top:.4em;height:1.4em;
 background:var(--tint);border-radius:3px}.bar span{position:relative;padding-left:.4em}
-section{border-top:1px solid var(--line);padding:.8em 0}.row{display:flex;flex-wrap:wrap;gap:.6em}
+section p{margin:.2em 0 .5em}.names{overflow-wrap:anywhere}section{border-top:1px solid var(--line);padding:.8em 0}.row{display:flex;flex-wrap:wrap;gap:.6em}
 figure{margin:0}.row figure{width:96px}.row img,.none{max-width:96px;max-height:96px;display:block;
 border-radius:4px}.none{width:96px;height:54px;background:var(--tint)}
 .row figcaption{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}

@@ -421,6 +421,12 @@ def _scan(inputs: Path, output: Path) -> Iterator[File]:
     skipped = output.resolve()
     for folder, folders, names in os.walk(inputs, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if Path(folder, name).resolve() != skipped)
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in links:
+            # It may lead back here, or to what is prepared as another folder.
+            reason = "a link to a folder is not followed"
+            path = str(Path(folder, name))
+            yield File(path=path, size=0, mtime_ns=0, state="unreadable", reason=reason)
         for name in sorted(names):
             path = Path(folder, name)
             try:

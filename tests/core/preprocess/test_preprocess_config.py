@@ -65,6 +65,13 @@ def test_anything_else_makes_it_anew(one):
     assert configs.load(None, [one]).signature() != configs.Config().signature()
 
 
+def test_what_is_shown_can_be_given_back(tmp_path):
+    config = configs.load(None, ["av_sync.max_offset=4", "steps=[resample,segment,affine]"])
+    path = tmp_path / "settings.yaml"
+    path.write_text(config.text())
+    assert configs.load(path) == config
+
+
 def test_the_order_must_make_sense(tmp_path):
     quality_first = configs.load(
         None, ["steps=[broken,resample,shots,segment,affine,quality,av_sync]"]
