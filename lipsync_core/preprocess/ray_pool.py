@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 from ..errors import SettingsError
@@ -15,6 +16,13 @@ log = logging.getLogger("lipsync.preprocess")
 
 AHEAD = 4
 """Messages that may wait for us; an actor that is faster stops until they are read."""
+
+
+def missing() -> str | None:
+    """None when Ray is installed; else one line saying how to get it."""
+    if find_spec("ray") is None:
+        return 'Ray is not installed; run: pip install "lipsync-core[ray]", or leave --ray out'
+    return None
 
 
 class RayPool(Pool):
@@ -28,12 +36,8 @@ class RayPool(Pool):
         self, posts: Sequence[Post], address: str, *, fill: bool = False, per_gpu: int = 1
     ) -> None:
         """``fill``: as many workers as the cluster has cores, whatever the number of ``posts``."""
-        try:
-            import ray
-        except ImportError as error:
-            raise SettingsError(
-                'Ray is not installed; run: pip install "lipsync-core[ray]", or leave --ray out'
-            ) from error
+        import ray
+
         self._ray = ray
         # Whoever has a cluster running already, ours or their own, keeps it.
         self._ours = not ray.is_initialized()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import LipSyncError, MediaError, SettingsError
-from . import chain, row, shots
+from . import chain, ray_pool, row, shots
 from .config import Config
 from .manifest import NAME, File, Manifest, ManifestError
 from .pool import Died, LocalPool, Pool
@@ -111,6 +111,8 @@ def run(
     """
     if not inputs.is_dir():
         raise SettingsError(f"{inputs} is not a folder; give the folder of raw videos")
+    if ray and (reason := ray_pool.missing()) is not None:
+        raise SettingsError(reason)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -469,9 +471,7 @@ def _settled(config: Config, setup: Setup) -> tuple[Config, str]:
 
 def _pool(posts: list[Post], files: int, ray: str, workers: int, per_gpu: int) -> Pool:
     if ray:
-        from .ray_pool import RayPool
-
-        return RayPool(posts, ray, fill=not workers, per_gpu=per_gpu)
+        return ray_pool.RayPool(posts, ray, fill=not workers, per_gpu=per_gpu)
     return LocalPool(posts[: max(min(len(posts), files), 1)])
 
 
