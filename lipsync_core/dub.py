@@ -68,7 +68,7 @@ class Dubbed:
         return (
             f"{self.output}: {self.frames} frames, {float(self.duration):.2f} s, "
             f"{self.engine} engine ({self.mode}), {self.detector} detector"
-            + (f", {untouched} frames without the face passed through" if untouched else "")
+            + (f", {untouched} frames left as they were" if untouched else "")
         )
 
 
