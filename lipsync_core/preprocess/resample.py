@@ -44,7 +44,7 @@ class Resample(Step):
                 yield first
                 try:
                     yield from frames
-                except (MediaError, av.error.FFmpegError) as error:
+                except (MediaError, av.FFmpegError) as error:
                     # What came before is good, and is not given up.
                     log.warning("%s ends early (%s)", sample.path.name, error)
                     tally["ended"] = " ".join(str(error).split())[:200]
