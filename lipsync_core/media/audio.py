@@ -254,7 +254,7 @@ class VoiceFile(Sound):
             if frame.pts is not None and frame.time_base:
                 time = frame.pts * Fraction(frame.time_base)
                 # Counted from the beginning, so that holes too small to fill one by one do not add up.
-                if expected is None or abs(time - expected) >= 3600:
+                if expected is None or not -1 < time - expected < 3600:
                     expected = time
                 if time - expected > GAP:
                     self.mended = True

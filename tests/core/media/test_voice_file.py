@@ -166,3 +166,20 @@ def test_a_truncated_voice_gives_what_it_holds(tmp_path, media):
     voice = open_voice(path)
     assert 2 < voice.duration < 4
     assert abs(lag(load(path).samples[0], media.chirp(16000, 5), 16000)) < 0.001
+
+
+def test_small_holes_do_not_add_up(tmp_path):
+    """Packets that each begin 20 ms late: after a minute the sound is still where its stamps say."""
+    path = tmp_path / "holes.mka"
+    block, count = 4800, 300  # 100 ms of sound every 120 ms
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        rng = np.random.default_rng(0)
+        for number in range(count):
+            noise = (rng.uniform(-0.3, 0.3, block) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(noise[None], format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = 48000, Fraction(1, 48000)
+            frame.pts = number * 5760
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert abs(float(open_voice(path).duration) - count * 0.12) < 0.08
