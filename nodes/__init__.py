@@ -12,6 +12,7 @@ from .paste import PasteBack
 from .sample import Sample
 from .sampler import Sampler
 from .save import SaveDub
+from .score import FixOffset, SyncNetScore
 from .speech import WhisperFeatures
 
 __all__ = ["NODES", "comfy_entrypoint"]
@@ -28,6 +29,8 @@ NODES: list[type[bridge.io.ComfyNode]] = [
     Sampler,
     PasteBack,
     SaveDub,
+    SyncNetScore,
+    FixOffset,
     ModelDownloader,
     SelfCheck,
 ]

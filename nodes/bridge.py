@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -488,6 +489,59 @@ def voice_file(
     return batch.save_sound(sound(voice), folder / "voice.wav")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """A VIDEO with its sound as files that the core can stream."""
+
+    path: Path
+    start: Fraction | None = None
+    end: Fraction | None = None
+    """First and last second of the file that count; None where they are its own."""
+    voice: Path | None = None
+    """The sound where it is not in the file; it begins with the first picture that counts."""
+    parts: Any = None
+    """The pictures and the sound, of a VIDEO that is no file."""
+    suffix: str = ".mkv"
+    """Of a file that can hold the same pictures."""
+
+
+def spoken(clip: Any, voice: Any, folder: Path) -> Spoken:
+    """A VIDEO, and ``voice`` in place of its own sound if that is connected; ``folder`` for what is no file."""
+    from ..lipsync_core.media import batch
+
+    if clip is None or not is_video(clip):
+        raise MediaError("video: nothing arrived; connect a VIDEO")
+    path = folder / "voice.wav"
+    if _streamed(clip) is not None:
+        place, start, end = clip_file(clip, folder, fps=25.0)
+        heard = None if voice is None else batch.save_sound(sound(voice), path)
+        return Spoken(path=place, start=start, end=end, voice=heard, suffix=_suffix(clip))
+    parts = clip.get_components()
+    heard = batch.save_sound(sound(parts.audio if voice is None else voice), path)
+    pictures = frames(parts.images, what="video")
+    place = _stored(pictures, folder, Fraction(parts.frame_rate))
+    return Spoken(path=place, voice=heard, parts=parts)
+
+
+def resounded(clip: Spoken, seconds: Fraction) -> Any:
+    """The same pictures as VIDEO with the sound ``seconds`` later; compressed ones are copied."""
+    from ..lipsync_core.scoring import repair
+
+    if clip.parts is not None:
+        moved = repair.moved_sound(sound(clip.parts.audio), seconds)
+        return InputImpl.VideoFromComponents(replace(clip.parts, audio=audio(moved)))
+    path = temporary(clip.suffix)
+    repair.shift_sound(clip.path, path, seconds, progress=progress())
+    if clip.start is None and clip.end is None:
+        return video(path)
+    start = clip.start or Fraction(0)
+    return InputImpl.VideoFromFile(
+        str(path),
+        start_time=float(start),
+        duration=0.0 if clip.end is None else float(clip.end - start),
+    )
+
+
 def own_length(clip: Path, start: Fraction | None, end: Fraction | None) -> str:
     """The length policy under which a clip with its own sound keeps all its pictures, and no more.
 
@@ -585,6 +639,15 @@ def load(*patchers: Any, reserve: int = 0) -> None:
     import comfy.model_management as memory
 
     memory.load_models_gpu(list(patchers), memory_required=reserve)
+
+
+def load_syncnet() -> Any:
+    """SyncNet on its device, as ComfyUI's memory manager holds it: the network is its ``model``."""
+    from ..lipsync_core.scoring import syncnet
+
+    patcher = managed(syncnet.load("cpu"))
+    load(patcher)
+    return patcher
 
 
 def load_latentsync(path: Path, release: str, dtype: str) -> LoadedModel:

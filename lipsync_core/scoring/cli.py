@@ -15,7 +15,6 @@ from ..errors import SettingsError
 
 if TYPE_CHECKING:
     from ..types import Stages, SyncScore
-    from .sync import Examination
 
 
 def score(
@@ -114,7 +113,7 @@ def score(
         typer.echo(json.dumps(plain(found.score) | extra))
         return
     typer.echo(f"{video}: {found.score.summary}")
-    for line in details(found):
+    for line in reports.details(found):
         typer.echo(f"  {line}")
     if fixed is not None:
         typer.echo(f"  {fix}: the sound was moved by {fixed:+.1f} ms, the picture is unchanged")
@@ -168,31 +167,6 @@ def speakers(
 def plain(result: SyncScore) -> dict[str, Any]:
     """A score as JSON has it; numbers that do not exist are null."""
     return asdict(result)
-
-
-def details(found: Examination) -> list[str]:
-    """What a person may want to know besides the sentence, one line each."""
-    result = found.score
-    lines = []
-    if result.lse_c is not None and result.lse_d is not None and result.unbiased is not None:
-        lines.append(
-            f"SyncNet v2: LSE-C {result.lse_c:.3f}, LSE-D {result.lse_d:.3f}, offset "
-            f"{result.offset_frames:+d} frames (unpadded {result.unbiased['lse_c']:.3f}, "
-            f"{result.unbiased['lse_d']:.3f}, {result.unbiased['offset_frames']:+.0f})"
-        )
-    else:
-        lines.append(
-            f"embedded estimate: sound {result.audio_late_ms:+.0f} ms late, offset "
-            f"{result.offset_frames:+d} frames in SyncNet's sign, from "
-            f"{result.speech_seconds:.1f} s of speech"
-        )
-    for segment in result.segments:
-        if segment.state in ("weak", "off"):
-            own = ""
-            if segment.state == "off" and segment.offset_frames is not None:
-                own = f", there {segment.offset_frames:+d} frames"
-            lines.append(f"{segment.start:.1f}-{segment.end:.1f} s: {segment.state}{own}")
-    return lines
 
 
 def _bars(*, quiet: bool) -> AbstractContextManager[Stages]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import LipSyncError, MediaError
 from ..media.audio import LAYOUTS
-from ..types import Progress
+from ..types import Audio, Progress
 
 if TYPE_CHECKING:
     import av
@@ -25,6 +25,8 @@ log = logging.getLogger("lipsync.scoring")
 
 _ENCODERS = {"mp3": "libmp3lame", "opus": "libopus", "vorbis": "libvorbis"}
 """Encoders that are not called like the codec they write."""
+LEAST_MS = 10.0
+"""Offsets below this are none: measuring is no finer, and lossy sound would suffer for nothing."""
 _PART = 4096
 """Samples per frame that is given to the encoder."""
 _LOSSLESS = ("pcm_", "flac", "alac", "wavpack", "tta")
@@ -86,16 +88,38 @@ def fix_sound(
     Positive: the sound comes later than before. Raises :class:`UncertainError`, and writes nothing,
     where the score was not accepted.
     """
+    moved = correction(found)
+    shift_sound(
+        found.video, output, moved, audio=found.audio, overwrite=overwrite, progress=progress
+    )
+    return float(moved * 1000)
+
+
+def correction(found: Examination) -> Fraction:
+    """Seconds by which the sound has to come later, negative for earlier, to be in sync.
+
+    0 where it is in sync already, within ``LEAST_MS``.
+    Raises :class:`UncertainError` where the score was not accepted.
+    """
     result = found.score
     if not result.accepted:
         raise UncertainError(
             f"{found.video.name} is left as it is: {result.summary.removeprefix('cannot tell: ')}"
         )
-    moved = Fraction(-result.audio_late_ms).limit_denominator(1000) / 1000
-    shift_sound(
-        found.video, output, moved, audio=found.audio, overwrite=overwrite, progress=progress
-    )
-    return float(moved * 1000)
+    if abs(result.audio_late_ms) < LEAST_MS:
+        return Fraction(0)
+    return Fraction(-result.audio_late_ms).limit_denominator(1000) / 1000
+
+
+def moved_sound(audio: Audio, seconds: Fraction) -> Audio:
+    """As :func:`shift_sound` for sound in memory: silence at one end, as much cut at the other."""
+    total = audio.samples.shape[1]
+    shift = min(max(round(seconds * audio.rate), -total), total)
+    samples = np.zeros_like(audio.samples)
+    samples[:, max(shift, 0) : total + min(shift, 0)] = audio.samples[
+        :, max(-shift, 0) : total - max(shift, 0)
+    ]
+    return Audio(samples=samples, rate=audio.rate)
 
 
 def check(video: Path, audio: Path | None, output: Path, *, overwrite: bool) -> None:

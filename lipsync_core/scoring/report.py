@@ -373,6 +373,31 @@ def _offset_chart(found: Examination) -> str:
 # --- words -----------------------------------------------------------------------------------
 
 
+def details(found: Examination) -> list[str]:
+    """What a person may want to know besides the sentence, one line each."""
+    result = found.score
+    lines = []
+    if result.lse_c is not None and result.lse_d is not None and result.unbiased is not None:
+        lines.append(
+            f"SyncNet v2: LSE-C {result.lse_c:.3f}, LSE-D {result.lse_d:.3f}, offset "
+            f"{result.offset_frames:+d} frames (unpadded {result.unbiased['lse_c']:.3f}, "
+            f"{result.unbiased['lse_d']:.3f}, {result.unbiased['offset_frames']:+.0f})"
+        )
+    else:
+        lines.append(
+            f"embedded estimate: sound {result.audio_late_ms:+.0f} ms late, offset "
+            f"{result.offset_frames:+d} frames in SyncNet's sign, from "
+            f"{result.speech_seconds:.1f} s of speech"
+        )
+    for segment in result.segments:
+        if segment.state in ("weak", "off"):
+            own = ""
+            if segment.state == "off" and segment.offset_frames is not None:
+                own = f", there {segment.offset_frames:+d} frames"
+            lines.append(f"{segment.start:.1f}-{segment.end:.1f} s: {segment.state}{own}")
+    return lines
+
+
 def _clock(moment: float) -> str:
     return f"{int(moment // 60)}:{moment % 60:04.1f}"
 

@@ -22,6 +22,7 @@ from .motion import MouthMotion, Watched, watch
 
 if TYPE_CHECKING:
     from ..faces.detect.base import Detector
+    from ..models.syncnet_v2 import SyncNetV2
     from ..types import FaceTrack, Voice
 
 log = logging.getLogger("lipsync.scoring")
@@ -125,9 +126,15 @@ def examine(
     end: Fraction | None = None,
     protocol: Protocol = "original",
     device: str = "auto",
+    audio_at: Fraction = Fraction(0),
+    network: SyncNetV2 | None = None,
     stages: Stages | None = None,
 ) -> Examination:
-    """As :func:`score`, with everything that a report shows."""
+    """As :func:`score`, with everything that a report shows.
+
+    ``audio_at``: second of ``video`` at which ``audio`` begins. ``network``: SyncNet on its device
+    already, in the hands of whoever manages its memory; without, it is read and put on ``device``.
+    """
     from ..faces import choose, detect
     from ..media.audio import VoiceFile
     from ..media.reader import probe
@@ -140,8 +147,9 @@ def examine(
     # Everything that can be refused is refused before the long work begins.
     probe(video)
     voice = VoiceFile(video if audio is None else audio)
-    network = None
-    if name == "syncnet_v2":
+    if name == "embedded":
+        network = None
+    elif network is None:
         network = syncnet.load(_device(device))
     finder = detect.pick(detector)
     watched = watch(
@@ -151,7 +159,7 @@ def examine(
     track = choose.choose(watched.people, face, watched.times.tolist(), (clip.width, clip.height))[
         0
     ]
-    lead = watched.begins - voice.begins if audio is None else watched.start
+    lead = watched.begins - voice.begins if audio is None else watched.start - audio_at
     found = judge(watched, track, embedded.hear(voice), lead)
     found = replace(found, video=Path(video), audio=Path(audio) if audio else None)
     if network is not None:

@@ -1,6 +1,7 @@
 """Every node: documented, with the core's words and defaults."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -17,6 +18,8 @@ IDS = [
     "LipSyncSampleMouths",
     "LipSyncPasteFaces",
     "LipSyncSaveDub",
+    "LipSyncScoreSync",
+    "LipSyncFixOffset",
     "LipSyncDownloadModel",
     "LipSyncCheckSystem",
 ]
@@ -65,7 +68,7 @@ def test_search_aliases(pack, nodes, monkeypatch):
 
     for module in ("audio", "check", "dub", "faces", "models", "paste", "sample", "sampler"):
         monkeypatch.setattr(getattr(pack.nodes, module), "Schema", schema)
-    for module in ("save", "speech"):
+    for module in ("save", "score", "speech"):
         monkeypatch.setattr(getattr(pack.nodes, module), "Schema", schema)
     for node in nodes.values():
         node.define_schema()
@@ -87,12 +90,15 @@ def test_choices_are_the_core_s(pack):
     from lipsync_pack.lipsync_core.engines.latentsync import LATENTSYNC
     from lipsync_pack.lipsync_core.engines.latentsync.presets import PRESETS
     from lipsync_pack.lipsync_core.faces.detect import DETECTORS
+    from lipsync_pack.lipsync_core.scoring import sync
 
     choices = pack.nodes.choices
     known = [row.name for row in ENGINES]
     known += [row.name for row in LATENTSYNC if row.name not in known]
     assert sorted(choices.ENGINES) == sorted(known)
     assert list(choices.DETECTORS) == [row.name for row in DETECTORS]
+    assert get_args(sync.Engine) == choices.SCORES
+    assert get_args(sync.Protocol) == choices.PROTOCOLS
     assert list(choices.PRESETS) == ["auto", *(row.name for row in PRESETS)]
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lipsync_core.errors import MediaError
-from lipsync_core.scoring.repair import shift_sound
+from lipsync_core.scoring.repair import correction, moved_sound, shift_sound
+from lipsync_core.types import Audio
 
 RATE = 16_000
 
@@ -111,3 +112,22 @@ def test_what_cannot_be_done_leaves_nothing(tmp_path, case):
     with pytest.raises(MediaError):
         shift_sound(source, result, Fraction(1, 10))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("samples", [0, 1, -1, 300, -300, 1000, -5000])
+def test_sound_in_memory_moves_as_in_files(samples):
+    given = np.random.default_rng(3).random((2, 1000), np.float32) + 0.1
+    moved = moved_sound(Audio(samples=given, rate=RATE), Fraction(samples, RATE)).samples
+    assert moved.shape == given.shape
+    late, early = max(samples, 0), max(-samples, 0)
+    kept = max(1000 - late - early, 0)
+    assert np.array_equal(moved[:, late : late + kept], given[:, early : early + kept])
+    assert np.count_nonzero(moved) == 2 * kept
+
+
+def test_a_clip_in_sync_needs_no_correction(tmp_path, drawn_clip, examined):
+    found = examined(drawn_clip(tmp_path / "good.mkv"))
+    assert found.score.accepted
+    assert correction(found) == 0
+    found = examined(drawn_clip(tmp_path / "late.mkv", late=0.2))
+    assert correction(found) == pytest.approx(-0.2, abs=0.03)
