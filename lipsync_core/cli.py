@@ -1,4 +1,4 @@
-"""The command line: `lipsync dub | score | compare | speakers | demo | doctor | models`."""
+"""The command line: `lipsync dub | batch | score | compare | speakers | demo | doctor | models`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from . import __version__
+from .batch import batch
 from .errors import LipSyncError, SettingsError
 from .scoring import cli as scoring
 from .types import (
@@ -164,6 +165,13 @@ def dub(
     face: Annotated[
         str, typer.Option(help="largest, left, right, index:N, point:x,y[@seconds] or all.")
     ] = default("face"),
+    speaker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|FILE",
+            help="Draw only who speaks at each moment; FILE: turns that `lipsync speakers` wrote.",
+        ),
+    ] = default("speaker"),
     length: Annotated[
         str,
         typer.Option(help=f"What gives way if voice and picture differ: {_named(LengthPolicy)}."),
@@ -233,6 +241,7 @@ def dub(
         engine=engine,
         detector=detector,
         face=face,
+        speaker=speaker,
         length=length,  # pyright: ignore[reportArgumentType]
         missing=missing,  # pyright: ignore[reportArgumentType]
         start=start,
@@ -274,6 +283,7 @@ def dub(
     _tell(results, as_json=as_json)
 
 
+app.command()(batch)
 app.command()(scoring.score)
 app.command()(scoring.compare)
 app.command()(scoring.speakers)

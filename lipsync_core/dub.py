@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .faces.track import People, Sighting
     from .media.frame import Frame
     from .media.reader import Clip
+    from .scoring.speakers import Assignment
     from .types import FaceTrack
 
 log = logging.getLogger("lipsync.dub")
@@ -121,14 +122,30 @@ def dub(
     for voice, path in pairs:
         kind = check_output(path, inputs=(Path(clip), voice.path), overwrite=settings.overwrite)
         choose_encoding(reader.clip, kind, **_encoding(settings))
+    if settings.speaker is not None:
+        from .scoring import speakers
+
+        trimmed = settings.start is not None or settings.end is not None
+        speakers.check(settings.speaker, reader.clip, trimmed=trimmed)
     with _timed(clock, "faces"):
         learnt = _look(reader, engine, detect.pick(settings.detector), settings, stages)
+    turns = None
+    if settings.speaker is not None and learnt.people.tracks:
+        with _timed(clock, "speakers"):
+            turns = speakers.turns_of(
+                settings.speaker,
+                reader.clip,
+                learnt.people,
+                start=settings.start,
+                end=settings.end,
+                progress=stages("speakers"),
+            )
     results = []
     for voice, path in pairs:
         name = "dub" if len(pairs) == 1 else f"dub {voice.path.stem}"
         own = dict(clock)
         with _timed(own, "dub"):
-            result = _speak(reader, learnt, voice, path, engine, settings, stages(name))
+            result = _speak(reader, learnt, turns, voice, path, engine, settings, stages(name))
         results.append(replace(result, seconds=own))
         log.info("%s", results[-1].sentence())
     return results
@@ -176,6 +193,7 @@ def _look(
 def _speak(
     reader: Any,
     learnt: Learnt,
+    turns: Assignment | None,
     voice: Any,
     path: Path,
     engine: Engine,
@@ -197,14 +215,25 @@ def _speak(
         is_still=clip.is_still,
     )
     times = [edge * learnt.time_base for edge in plan.edges[:-1]]
-    tracks = choose(learnt.people, settings.face, times, (clip.width, clip.height))
+    face = "all" if turns is not None and settings.face == "largest" else settings.face
+    tracks = choose(learnt.people, face, times, (clip.width, clip.height))
+    parts = [_Part(learnt, track, turns) for track in tracks]
     if settings.missing == "error":
-        for track in tracks:
-            check_present(track, end=min(plan.frame_count, track.frame_count))
+        for part in parts:
+            check_present(part.needed, end=min(plan.frame_count, part.needed.frame_count))
+    if turns is not None and not any(part.drawn.present.any() for part in parts):
+        raise SettingsError(
+            f"nobody chosen with --face {settings.face} is seen in a turn of their own in "
+            f"{clip.path.name}; choose another face, or leave --face out for everybody who speaks"
+        )
     progress(0, plan.frame_count)
     speech = engine.listen(voice, plan.times())
     progress(0, plan.frame_count)
-    mouths = [_Mouth(track, learnt, engine, speech, clip, settings) for track in tracks]
+    mouths = [
+        _Mouth(part, learnt, engine, speech, clip, settings)
+        for part in parts
+        if turns is None or part.drawn.present.any()
+    ]
     painted = 0
     progress(0, plan.frame_count)
     with Writer(
@@ -239,12 +268,28 @@ def _speak(
     )
 
 
+class _Part:
+    """What one person has to say in a clip: all of it, or their turns."""
+
+    def __init__(self, learnt: Learnt, track: FaceTrack, turns: Assignment | None) -> None:
+        self.number = next(i for i, other in enumerate(learnt.people.tracks) if other is track)
+        self.whole = self.drawn = self.needed = track
+        """As followed; as it is to be drawn; and absent only where it is to be drawn but cannot."""
+        if turns is not None:
+            from .scoring.speakers import only_while_speaking, speaking
+
+            moments = (learnt.edges[:-1] - learnt.edges[0]) * float(learnt.time_base)
+            silent = speaking(self.number, turns, moments) <= 0.0
+            self.drawn = only_while_speaking(track, self.number, turns, moments)
+            self.needed = replace(track, present=track.present | silent)
+
+
 class _Mouth:
     """One person speaking one voice: cut the face out, let the engine draw, paste it back."""
 
     def __init__(
         self,
-        track: FaceTrack,
+        part: _Part,
         learnt: Learnt,
         engine: Engine,
         speech: Any,
@@ -253,10 +298,9 @@ class _Mouth:
     ) -> None:
         from .faces import align
 
-        number = next(i for i, other in enumerate(learnt.people.tracks) if other is track)
-        person = learnt.people.persons[number]
-        track = replace(track, sar=float(clip.sar))
-        self.track = track
+        person = learnt.people.persons[part.number]
+        track = replace(part.whole, sar=float(clip.sar))
+        self.track = replace(part.drawn, sar=float(clip.sar))
         self.template = engine.template(track)
         self.matrices = align.fit(track.points, self.template, float(clip.sar))
         self.session: Session = engine.start(

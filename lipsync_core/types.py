@@ -144,6 +144,9 @@ class Settings:
     as ``faces.detect.given.Given`` for boxes or landmarks that the caller knows."""
     face: str = "largest"
     """``largest``, ``left``, ``right``, ``index:N``, ``point:x,y[@t]`` or ``all``."""
+    speaker: str | None = None
+    """Draw a mouth only while its person speaks: ``auto`` finds the turns by the clip's own sound, or
+    name a file that ``lipsync speakers`` wrote. ``face="largest"`` then stands for everybody who speaks."""
     length: LengthPolicy = "auto"
     """What gives way when voice and picture differ; ``auto``: bounce if the voice is longer, else cut."""
     missing: MissingPolicy = "pass"

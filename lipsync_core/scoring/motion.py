@@ -175,9 +175,50 @@ def watch(
         if progress is not None:
             progress(len(times), max(clip.frame_count, len(times)))
     people = tracker.finish()
+    found = [watches.get(person) or MouthWatch() for person in people.persons]
+    return _watched(clip, people, found, times, begins, start)
+
+
+def watch_again(
+    video: str | Path,
+    people: People,
+    *,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    progress: Progress | None = None,
+) -> Watched:
+    """As ``watch`` for a clip whose ``people`` are known, so that nothing is searched once more."""
+    from ..media.reader import Reader, prefetch
+
+    reader = Reader(video, start=start, end=end)
+    watches = [MouthWatch(reader.clip.sar) for _ in people.tracks]
+    times = array("d")
+    begins = Fraction(0)
+    for frame in prefetch(reader.frames()):
+        if frame.index >= people.frame_count:
+            break
+        if not times and frame.video.pts is not None and frame.video.time_base is not None:
+            begins = frame.video.pts * Fraction(frame.video.time_base)
+        for track, mouth in zip(people.tracks, watches, strict=True):
+            if track.present[frame.index]:
+                mouth.see(frame, track.points[frame.index])
+        times.append(float(frame.time))
+        if progress is not None:
+            progress(len(times), people.frame_count)
+    return _watched(reader.clip, people, watches, times, begins, start)
+
+
+def _watched(
+    clip: Clip,
+    people: People,
+    watches: list[MouthWatch],
+    times: array[float],
+    begins: Fraction,
+    start: Fraction | None,
+) -> Watched:
     motions = []
-    for track, person in zip(people.tracks, people.persons, strict=True):
-        motion = (watches.get(person) or MouthWatch()).motion(len(times))
+    for track, mouth in zip(people.tracks, watches, strict=True):
+        motion = mouth.motion(len(times))
         # flow across a cut says nothing about a mouth
         cut = np.flatnonzero(np.diff(track.shots)) + 1
         motion.speed[cut] = np.nan

@@ -13,19 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SettingsError
-from ..types import FaceTrack, Stages
+from ..errors import MediaError, SettingsError
+from ..types import FaceTrack, Progress, Stages
 from . import embedded
-from .motion import Watched, watch
+from .motion import Watched, watch, watch_again
 from .sync import LIKELY, course
 
 if TYPE_CHECKING:
     from ..faces.detect.base import Detector
+    from ..faces.track import People
+    from ..media.reader import Clip
     from ..types import Voice
 
 log = logging.getLogger("lipsync.scoring")
 
 NOBODY = -1
+AUTO = "auto"
+"""The word for turns that are found rather than read from a file."""
 SILENT = 0.10
 """Agreement that somebody must beat to be taken for the speaker while a voice is heard."""
 _TURN = 0.25
@@ -192,18 +196,84 @@ def only_while_speaking(
 
     ``times``: seconds of each row of the track.
     """
+    strength = speaking(person, assignment, times)
+    return replace(
+        track,
+        present=track.present & (strength > 0.0),
+        strength=(track.strength * strength).astype(np.float32),
+    )
+
+
+def speaking(
+    person: int, assignment: Assignment, times: Sequence[float] | np.ndarray
+) -> np.ndarray:
+    """``(T,)`` 0..1: whether this person speaks at ``times``, with a ramp at both ends of a turn."""
     moments = np.asarray([float(time) for time in times])
     strength = np.zeros(len(moments))
     for turn in assignment.turns:
         if turn.person == person:
             inside = np.minimum(moments - turn.start, turn.end - moments)
             strength = np.maximum(strength, np.clip(inside / _FADE + 0.5, 0.0, 1.0))
-    strength = strength * strength * (3.0 - 2.0 * strength)
-    return replace(
-        track,
-        present=track.present & (strength > 0.0),
-        strength=(track.strength * strength).astype(np.float32),
-    )
+    return strength * strength * (3.0 - 2.0 * strength)
+
+
+def check(spec: str, clip: Clip, *, trimmed: bool = False) -> None:
+    """Refuses what ``turns_of`` could not follow, before the long work begins; ``spec`` as there."""
+    from ..media.audio import VoiceFile
+
+    if clip.is_still:
+        raise SettingsError(
+            f"{clip.path.name} is a still picture, in which nobody speaks; leave --speaker out"
+        )
+    if spec != AUTO:
+        load(spec)
+        if trimmed:
+            raise SettingsError(
+                "a file of speakers counts people and seconds of the whole clip; "
+                "leave out --start and --end, or use --speaker auto"
+            )
+        return
+    try:
+        VoiceFile(clip.path)
+    except MediaError as error:
+        raise SettingsError(
+            f"--speaker auto sees by the clip's own sound who speaks, and {clip.path.name} has none "
+            "that can be read; name the turns in a file (--speaker FILE) or choose with --face"
+        ) from error
+
+
+def turns_of(
+    spec: str,
+    clip: Clip,
+    people: People,
+    *,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    progress: Progress | None = None,
+) -> Assignment:
+    """Who of ``people`` speaks when: found in the clip (``auto``), or read from the file ``spec``.
+
+    Times are seconds from ``start``. SettingsError where nobody of them speaks.
+    """
+    from ..media.audio import VoiceFile
+
+    if spec != AUTO:
+        found = load(spec, people=len(people.tracks))
+        if found.people and len(found.people) != len(people.tracks):
+            raise SettingsError(
+                f"{spec} is about {len(found.people)} people, but {len(people.tracks)} were found in "
+                f"{clip.path.name}; write it anew with the same --detector"
+            )
+    else:
+        voice = VoiceFile(clip.path)
+        watched = watch_again(clip.path, people, start=start, end=end, progress=progress)
+        found = assign(watched, [voice], [float(watched.begins - voice.begins)])
+    if not found.turns:
+        raise SettingsError(
+            f"nobody in {clip.path.name} is seen to speak; choose with --face instead of --speaker, "
+            "or name the turns in a file (--speaker FILE)"
+        )
+    return found
 
 
 def save(assignment: Assignment, path: str | Path) -> None:
