@@ -1,4 +1,4 @@
-"""The command line: `lipsync dub | score | compare | speakers | demo | doctor | models`."""
+"""The command line: `lipsync dub | batch | score | compare | speakers | demo | doctor | models`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from . import __version__
+from .batch import batch
 from .errors import LipSyncError, SettingsError
 from .scoring import cli as scoring
 from .types import (
@@ -282,6 +283,7 @@ def dub(
     _tell(results, as_json=as_json)
 
 
+app.command()(batch)
 app.command()(scoring.score)
 app.command()(scoring.compare)
 app.command()(scoring.speakers)
