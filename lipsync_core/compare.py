@@ -56,9 +56,13 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("flicker+", "0"),
     ("mouth SSIM", "higher"),
     ("outside changed", "0"),
+    ("identity", "higher"),
+    ("FID", "lower"),
     ("s/frame", "lower"),
 )
 """Heads of the table, and which way is better."""
+OPTIONAL = ("identity", "FID")
+"""Columns that are left out of a table in which nobody asked for them."""
 
 
 def compare(
@@ -70,6 +74,8 @@ def compare(
     scoring: str = "auto",
     settings: Settings | None = None,
     lpips: bool = False,
+    identity: bool = False,
+    fid: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
 ) -> list[Row]:
@@ -77,16 +83,20 @@ def compare(
 
     Without ``voices`` each clip speaks its own, and the new mouth is compared with the true one.
     ``engines``: names of ``ENGINES``; all that are ready where none is given. An engine that fails on a
-    clip gets a row that says so, and the others go on.
+    clip gets a row that says so, and the others go on. ``identity``, ``fid``: extras, with the caveats
+    of ``scoring.likeness``.
     """
     from .engines import ENGINES
     from .engines import pick as pick_engine
+    from .scoring import likeness
 
     if not clips:
         raise SettingsError("there is no clip to compare engines on; give at least one video")
     names = list(engines) or [row.name for row in ENGINES if row.missing() is None]
     for name in names:
         pick_engine(name)
+    likeness.check(identity=identity, fid=fid)
+    extras = {"lpips": lpips, "identity": identity, "fid": fid}
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     settings = replace(settings or Settings(), overwrite=overwrite)
@@ -95,7 +105,7 @@ def compare(
         rows.append(_source(clip, scoring, settings, stages))
         for voice in [Path(voice) for voice in voices] or [None]:
             for name in names:
-                rows.append(_dubbed(clip, voice, name, folder, scoring, settings, lpips, stages))
+                rows.append(_dubbed(clip, voice, name, folder, scoring, settings, extras, stages))
     return rows
 
 
@@ -123,8 +133,23 @@ def cells(row: Row) -> list[str]:
         shown(quality.flicker_added),
         shown(quality.mouth_ssim, 3),
         shown(quality.outside_changed, 3),
+        shown(quality.identity, 3),
+        shown(quality.fid, 1),
         shown(row.seconds_per_frame, 3),
     ]
+
+
+def table(rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[list[str]], list[str]]:
+    """Heads, cells and footnotes of a table of ``rows``."""
+    texts = [cells(row) for row in rows]
+    kept = [
+        place
+        for place, (title, _) in enumerate(COLUMNS)
+        if title not in OPTIONAL or any(text[place] not in ("", "-") for text in texts)
+    ]
+    heads = [COLUMNS[place] for place in kept]
+    caveats = [text for row in rows if row.quality for text in row.quality.caveats]
+    return heads, [[text[place] for place in kept] for text in texts], [*dict.fromkeys(caveats)]
 
 
 def _source(clip: Path, scoring: str, settings: Settings, stages: Stages | None) -> Row:
@@ -152,7 +177,7 @@ def _dubbed(
     folder: Path,
     scoring: str,
     settings: Settings,
-    lpips: bool,
+    extras: dict[str, bool],
     stages: Stages | None,
 ) -> Row:
     from .dub import dub
@@ -178,7 +203,13 @@ def _dubbed(
             except MediaError:
                 log.info("%s has no voice of its own that could leak", clip.name)
         quality = assess(
-            found, reference=None if voice else clip, old_voice=old, lpips=lpips and voice is None
+            found,
+            reference=None if voice else clip,
+            old_voice=old,
+            source=clip,
+            lpips=extras["lpips"] and voice is None,
+            identity=extras["identity"],
+            fid=extras["fid"],
         )
     except LipSyncError as error:
         log.warning("%s on %s: %s", name, clip.name, error)

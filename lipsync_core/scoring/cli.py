@@ -196,6 +196,14 @@ def compare(
     lpips: Annotated[
         bool, typer.Option("--lpips", help="Also LPIPS of the mouth (needs torchmetrics[image]).")
     ] = False,
+    identity: Annotated[
+        bool,
+        typer.Option("--identity", help="Also identity (needs insightface; research only)."),
+    ] = False,
+    fid: Annotated[
+        bool,
+        typer.Option("--fid", help="Also FID (needs torchmetrics[image]; rough from few frames)."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
     ] = False,
@@ -204,8 +212,8 @@ def compare(
     ] = False,
 ) -> None:
     """Run several engines over the same CLIPS and print one table."""
-    from ..compare import COLUMNS, cells
     from ..compare import compare as run
+    from ..compare import table as tabulated
     from ..types import Settings
 
     with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
@@ -217,6 +225,8 @@ def compare(
             scoring=scoring,
             settings=Settings(detector=detector, face=face, device=device),
             lpips=lpips,
+            identity=identity,
+            fid=fid,
             overwrite=overwrite,
             stages=stages,
         )
@@ -227,8 +237,11 @@ def compare(
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title, better in COLUMNS:
+    heads, texts, caveats = tabulated(rows)
+    for title, better in heads:
         table.add_column(f"{title}\n[dim]{better}[/]", justify="left" if not better else "right")
-    for row in rows:
-        table.add_row(*cells(row))
+    for text in texts:
+        table.add_row(*text)
     Console().print(table)
+    for caveat in caveats:
+        typer.echo(caveat)

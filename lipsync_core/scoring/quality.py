@@ -1,8 +1,9 @@
 """What sync numbers do not say: silence, leakage, flicker, and likeness to a reference clip.
 
 SSIM and PSNR come from scikit-image with the field's settings (11 x 11 Gaussian, as torchmetrics
-has them, to 1e-4), so that they need no torch. LPIPS comes from torchmetrics. FID and FVD are not
-here: below some thousand frames they say more about the sample than about the method.
+has them, to 1e-4), so that they need no torch. LPIPS comes from torchmetrics. Identity and FID, with what has
+to be said beside them, are in ``likeness``: FID from less than some thousand frames says more about
+the sample than about the method, and FVD is not measured at all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ..errors import EngineError, MediaError
+from ..errors import EngineError, MediaError, SettingsError
 from ..faces import align, mask
 from ..faces.templates import draft_template
 from ..types import Progress
@@ -43,6 +44,8 @@ UNITS = {
     "mouth_ssim": "-1..1",
     "mouth_psnr": "dB",
     "mouth_lpips": "distance, AlexNet; lower is better",
+    "identity": "-1..1, cosine of face embeddings against the source",
+    "fid": "distance, Inception v3; lower is better, biased upwards from few frames",
     "outside_ssim": "-1..1",
     "outside_psnr": "dB; none where nothing differs",
     "outside_changed": "0..1, share of values outside the mouth that differ by more than 2 levels",
@@ -65,7 +68,11 @@ class Quality:
     outside_ssim: float | None = None
     outside_psnr: float | None = None
     outside_changed: float | None = None
+    identity: float | None = None
+    fid: float | None = None
     compared_frames: int = 0
+    caveats: tuple[str, ...] = ()
+    """Which networks ``identity`` and ``fid`` come from, who may use them, and what they cannot say."""
     notes: tuple[str, ...] = ()
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
 
@@ -77,6 +84,9 @@ def assess(
     old_voice: Voice | None = None,
     frames: int = 48,
     lpips: bool = False,
+    source: str | Path | None = None,
+    identity: bool = False,
+    fid: bool = False,
     progress: Progress | None = None,
 ) -> Quality:
     """Measures the clip that was examined.
@@ -84,8 +94,11 @@ def assess(
     ``reference``: the same pictures with the true mouth, frame for frame (the source of a clip that was
     dubbed with its own voice). Where the new mouth says something else, what is inside the mouth
     does not compare. ``old_voice``: what the source spoke. ``frames``: how many are compared,
-    evenly spread.
+    evenly spread. ``identity``, ``fid``: also these, of the faces against those of ``source``, the
+    clip that was dubbed, whose mouth may say something else (``reference`` where not given).
     """
+    if (identity or fid) and (source := source or reference) is None:
+        raise SettingsError("identity and FID compare with a clip; give the one that was dubbed")
     notes: list[str] = []
     closed, silent = _silence(found, notes)
     motion, times = found.motion, found.voice_times
@@ -95,6 +108,12 @@ def assess(
         leak = _leak(found, embedded.hear(old_voice))
     likeness: dict[str, Any] = {}
     flicker, likeness = _look(found, reference, frames, lpips, notes, progress)
+    if source is not None and (identity or fid):
+        from .likeness import compare_faces
+
+        likeness |= compare_faces(
+            found, source, identity=identity, fid=fid, frames=frames, progress=progress
+        )
     return Quality(
         silence_closed=closed,
         silence_frames=silent,

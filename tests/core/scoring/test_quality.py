@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lipsync_core.errors import EngineError, MediaError
+from lipsync_core.errors import EngineError, MediaError, SettingsError
 from lipsync_core.media.audio import MemoryVoice, VoiceFile
-from lipsync_core.scoring import embedded, quality
+from lipsync_core.scoring import embedded, likeness, quality
 from lipsync_core.types import Audio
 
 
@@ -97,3 +97,113 @@ def test_lpips_without_its_parts_names_the_extra(found, clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
     with pytest.raises(EngineError, match="torchmetrics"):
         quality.assess(found, reference=clip, lpips=True)
+
+
+def test_identity_and_fid_need_a_clip_to_compare_with(found):
+    with pytest.raises(SettingsError, match="give the one that was dubbed"):
+        quality.assess(found, identity=True)
+
+
+@pytest.mark.parametrize(
+    ("absent", "asked", "extra"),
+    [
+        ("insightface", {"identity": True, "fid": False}, r"lipsync-core\[insightface\]"),
+        ("torchmetrics.image.fid", {"identity": False, "fid": True}, r"lipsync-core\[quality\]"),
+        ("torch_fidelity", {"identity": False, "fid": True}, r"lipsync-core\[quality\]"),
+    ],
+)
+def test_a_missing_extra_is_named_before_anything_is_dubbed(
+    clip, tmp_path, monkeypatch, absent, asked, extra
+):
+    import sys
+
+    from lipsync_core.compare import compare
+
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(EngineError, match=extra) as caught:
+        compare([clip], tmp_path / "out", **asked)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_face_model_is_named_where_it_is_absent(monkeypatch, tmp_path):
+    pytest.importorskip("insightface", reason="needs the insightface extra")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with pytest.raises(EngineError, match="buffalo_l"):
+        likeness.check(identity=True, fid=False)
+
+
+def test_the_distance_of_frechet_is_that_of_two_gaussians():
+    torch = pytest.importorskip("torch", reason="needs torch")
+    pytest.importorskip("torchmetrics.image.fid", reason="needs the quality extra")
+    linalg = pytest.importorskip("scipy.linalg", reason="needs scipy")
+
+    class Means(torch.nn.Module):
+        """Mean colours: three features that can be followed by hand."""
+
+        num_features = 3
+
+        def forward(self, pictures):
+            return pictures.float().mean((2, 3))
+
+    random = np.random.default_rng(4)
+    ours, theirs = (random.integers(low, 200, (21, 8, 6, 3)).astype(np.uint8) for low in (0, 40))
+    distance = likeness.Frechet(Means())
+    for one, other in zip(ours, theirs, strict=True):
+        distance.see(one, other)
+    a, b = (crops.astype(np.float64).mean((1, 2)) for crops in (ours, theirs))
+    one, other = np.cov(a.T), np.cov(b.T)
+    root = linalg.sqrtm(one @ other).real
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(one + other - 2 * root)
+    assert distance.count == 21
+    assert distance.value() == pytest.approx(expected, rel=1e-4)
+    same = likeness.Frechet(Means())
+    for crop in ours:
+        same.see(crop, crop)
+    assert same.value() == pytest.approx(0, abs=1e-2)
+
+
+def test_fid_of_a_clip_carries_its_caveats(found, clip, tmp_path, drawn_clip, monkeypatch):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    pytest.importorskip("torchmetrics.image.fid", reason="needs the quality extra")
+
+    class Small(torch.nn.Module):
+        num_features = 12
+
+        def forward(self, pictures):
+            return torch.nn.functional.adaptive_avg_pool2d(pictures.float(), 2).flatten(1)
+
+    whole = likeness.Frechet
+    monkeypatch.setattr(likeness, "Frechet", lambda: whole(Small()))
+    same = quality.assess(found, reference=clip, frames=4, fid=True)
+    still = drawn_clip(tmp_path / "still.mkv", seconds=4.0, moving=False)
+    other = quality.assess(found, source=still, fid=True)
+    assert same.fid == pytest.approx(0, abs=0.05)
+    assert other.fid > same.fid + 0.5
+    assert "100 aligned face crops" in other.caveats[0]
+    assert "this table only" in other.caveats[0]
+    assert "FVD: not measured" in other.caveats[1]
+
+
+def test_columns_nobody_asked_for_are_left_out():
+    from pathlib import Path
+
+    from lipsync_core.compare import Row, table
+    from lipsync_core.types import SyncScore
+
+    score = SyncScore(
+        engine="embedded", offset_frames=0, audio_late_ms=0.0, confidence=0.9, accepted=True,
+        summary="",
+    )  # fmt: skip
+    row = Row(
+        clip=Path("a.mp4"), voice=None, engine="draft", output=None, score=score,
+        quality=quality.Quality(), seconds_per_frame=None,
+    )  # fmt: skip
+    assert not {"identity", "FID"} & {title for title, _ in table([row])[0]}
+    rated = replace(row, quality=quality.Quality(fid=3.25, caveats=("FID: rough",)))
+    heads, cells, notes = table([row, rated, rated])
+    place = [title for title, _ in heads].index("FID")
+    assert [text[place] for text in cells] == ["-", "3.2", "3.2"]
+    assert "identity" not in [title for title, _ in heads]
+    assert notes == ["FID: rough"]
