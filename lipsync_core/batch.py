@@ -289,9 +289,12 @@ def _unknown(place: str, column: str, known: Iterable[str]) -> SettingsError:
 def _digest(path: Path, seen: dict[Path, str]) -> str:
     if path not in seen:
         digest = hashlib.blake2b(digest_size=16)
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
+        try:
+            with path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
         seen[path] = digest.hexdigest()
     return seen[path]
 
@@ -425,12 +428,15 @@ class Server:
     """One ComfyUI, spoken to over HTTP."""
 
     def __init__(self, url: str) -> None:
-        text = url.rstrip("/")
-        text = text if "://" in text else f"http://{text}"
-        parts = urllib.parse.urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        text = url if "://" in url else f"http://{url}"
+        try:
+            parts = urllib.parse.urlsplit(text)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            sound = False
+        if not sound:
             raise SettingsError(f"{url!r} is no server; write http://127.0.0.1:8188")
-        self.url = text
+        self.url = text.rstrip("/")
         # A proxy of the office cannot reach this machine's own ports.
         here = parts.hostname in ("localhost", "127.0.0.1", "::1")
         self._opener = urllib.request.build_opener(
@@ -859,7 +865,11 @@ class Fleet:
             if ending != row.output.suffix.lower().replace(".m4v", ".mp4"):
                 raise Refused(f"the server made a {ending} file; name the output so")
             row.output.parent.mkdir(parents=True, exist_ok=True)
-            lane.server.download(files[0], part)
+            try:
+                lane.server.download(files[0], part)
+            except Refused:
+                self._again(lane, job)
+                return
             self.journal.keep(part, row, job.number)
         except (Refused, LipSyncError, OSError) as error:
             self._settle(job, "failed", lane, _line(error))
@@ -867,6 +877,19 @@ class Fleet:
             self._settle(job, "done", lane)
         finally:
             part.unlink(missing_ok=True)
+
+    def _again(self, lane: Lane, job: Job) -> None:
+        """The history tells of a file that was deleted since: a fresh prompt and name make it anew."""
+        job.losses += 1
+        if job.losses > LOSSES:
+            self._settle(job, "failed", lane, "the server's result was deleted before it came here")
+            return
+        self._note("lost", job, lane)
+        job.prompt = str(uuid.uuid5(uuid.UUID(job.number), f"anew {job.losses}"))
+        save = job.graph[self.workflow.result]["inputs"]
+        if isinstance(save.get("filename_prefix"), str):
+            save["filename_prefix"] += f"-{job.losses}"
+        self._send(lane, job)
 
     def _note(self, event: str, job: Job, lane: Lane) -> None:
         self.journal.add(event, job.row, job.number, prompt=job.prompt, server=lane.server.url)

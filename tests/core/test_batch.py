@@ -379,6 +379,12 @@ def test_a_client_that_crashed_goes_on(folder, monkeypatch, capsys, comfy):
     (folder / "o" / "two.mp4").unlink()
     code, told, _ = command(monkeypatch, capsys, *words)
     assert (code, json.loads(told)["done"], len(comfy.taken)) == (0, 1, 3)
+    # Unless the server lost it too.
+    (folder / "o" / "two.mp4").unlink()
+    comfy.outputs.clear()
+    code, told, _ = command(monkeypatch, capsys, *words)
+    assert (code, json.loads(told)["done"], len(set(comfy.taken))) == (0, 1, 4)
+    assert (folder / "o" / "two.mp4").is_file()
 
 
 def test_a_server_that_crashed_gets_its_prompts_again(folder, monkeypatch, capsys):
@@ -463,6 +469,12 @@ def test_what_a_server_would_refuse_is_one_line_before_the_first_prompt(
     assert all(word in error for word in words), error
     assert not comfy.taken
     assert not comfy.inputs
+
+
+@pytest.mark.parametrize("url", ["ftp://a", "http://", "a:99999", "http://[1"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(SettingsError, match="no server"):
+        batch.Server(url)
 
 
 def test_a_missing_node_and_a_silent_server_are_one_line(folder, monkeypatch, capsys, comfy):
