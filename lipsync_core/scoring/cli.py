@@ -66,7 +66,6 @@ def score(
 ) -> None:
     """Say how well mouth and voice of VIDEO agree, and by how much they are apart."""
     from ..cli import seconds
-    from ..media.decoder import check_file
     from . import report as reports
     from .repair import check, fix_sound
     from .sync import examine
@@ -77,7 +76,7 @@ def score(
     if before is not None:
         if report is None:
             raise SettingsError("--before adds stills to a report; give --report FILE.html as well")
-        check_file(before)
+        reports.check_before(before, video)
     if fix is not None:
         if start is not None or end is not None:
             raise SettingsError(

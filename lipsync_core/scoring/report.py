@@ -80,6 +80,18 @@ def check(output: str | Path, *inputs: str | Path, overwrite: bool = False) -> N
             raise MediaError(f"{output} is the input itself; choose another name")
 
 
+def check_before(before: str | Path, video: str | Path) -> None:
+    """Refuses a clip whose faces cannot be where those of ``video`` are."""
+    from ..media.reader import probe
+
+    one, other = probe(before), probe(video)
+    if (one.width, one.height) != (other.width, other.height):
+        raise MediaError(
+            f"{before} has pictures of {one.width}x{one.height}, {video} of "
+            f"{other.width}x{other.height}; --before needs the clip that it was made from"
+        )
+
+
 def write(
     found: Examination,
     output: str | Path,
@@ -90,10 +102,12 @@ def write(
 ) -> None:
     """Writes the page for ``found``: one file with preview, curves, stills and numbers in it.
 
-    ``before``: the clip as it was, of the same timing, for stills side by side.
+    ``before``: the clip as it was, of the same timing, for stills side by side; it may end earlier.
     """
     output = Path(output)
     check(output, found.video, overwrite=overwrite)
+    if before is not None:
+        check_before(before, found.video)
     text = page(found, before=before, progress=progress)
     # A folder of our own beside the output: a temporary file would keep its private permissions.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".lipsync-") as folder:
@@ -493,28 +507,45 @@ def _stills(found: Examination, before: str | Path | None) -> str:
         rows = [("before", _cut(Path(before), found, places)), ("after", rows[0][1])]
     result = []
     for number, (moment, word) in enumerate(wanted):
+        # A clip that ended before its voice did has no picture of its own at the later moments.
         pictures = "".join(
-            f'<img alt="{label or word}" src="{_jpeg(crops[number])}">'
+            "<div>"
+            + (
+                f'<img alt="{label or word}" src="{_jpeg(crops[places[number]])}">'
+                if places[number] in crops
+                else '<p class="none">the clip had ended</p>'
+            )
             + (f"<small>{label}</small>" if label else "")
+            + "</div>"
             for label, crops in rows
         )
+        kind = ' class="pair"' if before is not None else ""
         result.append(
-            f'<figure>{pictures}<figcaption><button class="jump" data-time="{moment:.3f}">'
+            f'<figure{kind}>{pictures}<figcaption><button class="jump" data-time="{moment:.3f}">'
             f"{_clock(moment)}</button> {word}</figcaption></figure>"
         )
     return "".join(result)
 
 
-def _cut(video: Path, found: Examination, places: list[int]) -> list[np.ndarray]:
-    """Upright face crops of these frames."""
-    from ..media.reader import Reader
+def _cut(video: Path, found: Examination, places: list[int]) -> dict[int, np.ndarray]:
+    """Upright face crops of these frames, as far as ``video`` has them; a still stands for all."""
+    from ..media.reader import Reader, probe
 
-    reader = Reader(video, start=found.watched.start or None)
+    still = probe(video).is_still
+    reader = Reader(video, start=None if still else found.watched.start or None)
     template = draft_template(_STILL_SIDE)
     matrices = align.fit(found.track.points, template, float(found.watched.clip.sar))
-    frames = reader.follow(sorted(set(places)))
-    shown = {frame.index: align.cut(frame, matrices[frame.index], _STILL_SIDE) for frame in frames}
-    return [shown[place] for place in places]
+    if still:
+        (frame,) = reader.follow([0])
+        return {place: align.cut(frame, matrices[place], _STILL_SIDE) for place in places}
+    wanted, last = set(places), max(places)
+    shown = {}
+    for frame in reader.frames():
+        if frame.index > last:
+            break
+        if frame.index in wanted:
+            shown[frame.index] = align.cut(frame, matrices[frame.index], _STILL_SIDE)
+    return shown
 
 
 def _jpeg(picture: np.ndarray) -> str:

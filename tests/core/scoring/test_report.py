@@ -133,3 +133,42 @@ def test_shorter_than_any_window(tmp_path, drawn_clip, examined):
     assert found.score.summary.startswith("cannot tell: only 0")
     report.write(found, tmp_path / "short.html")
     assert report.picture(found).shape == (720, 960, 3)
+
+
+def stills(page):
+    return re.findall(r"<figure.*?</figure>", page, flags=re.S)
+
+
+def test_before_and_after_stand_side_by_side(late, tmp_path, drawn_clip):
+    before = drawn_clip(tmp_path / "before.mkv", late=0.2, moving=False)
+    report.write(late, tmp_path / "r.html", before=before)
+    figures = stills((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert figures
+    for figure in figures:
+        one, other = re.findall(r'<img alt="(?:before|after)" src="([^"]+)"', figure)
+        assert figure.index('alt="before"') < figure.index('alt="after"')
+        assert one != other or "most closed" in figure
+
+
+def test_a_clip_that_ended_earlier_says_so(late, tmp_path, drawn_clip):
+    before = drawn_clip(tmp_path / "before.mkv", seconds=0.2)
+    report.write(late, tmp_path / "r.html", before=before)
+    figures = stills((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert any("the clip had ended" in figure for figure in figures)
+    assert all('alt="after"' in figure for figure in figures)
+
+
+def test_a_still_stands_for_the_whole_clip(late, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "p.png"), np.full((128, 128, 3), 90, np.uint8))
+    report.write(late, tmp_path / "r.html", before=tmp_path / "p.png")
+    figures = stills((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert all('alt="before"' in figure for figure in figures)
+
+
+def test_a_clip_before_of_another_size_is_refused(late, tmp_path, drawn_clip):
+    wide = drawn_clip(tmp_path / "wide.mkv", seconds=0.4, faces=2)
+    with pytest.raises(MediaError, match="256x128"):
+        report.write(late, tmp_path / "r.html", before=wide)
+    assert not (tmp_path / "r.html").exists()
