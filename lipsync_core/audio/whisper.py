@@ -124,7 +124,7 @@ def build_encoder(tensors: Mapping[str, Tensor]) -> nn.Module:
     with torch.device("meta"):
         encoder = WhisperEncoder(config)
     encoder.load_state_dict(dict(tensors), assign=True)
-    return encoder.eval().requires_grad_(False)
+    return encoder.train(False).requires_grad_(False)
 
 
 def encode(encoder: nn.Module, mel: Tensor) -> Tensor:

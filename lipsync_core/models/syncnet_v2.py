@@ -103,4 +103,4 @@ def load(state: dict[str, Tensor]) -> SyncNetV2:
     with torch.device("meta"):
         network = SyncNetV2()
     network.load_state_dict(state, assign=True)
-    return network.eval().requires_grad_(False)
+    return network.train(False).requires_grad_(False)

@@ -102,4 +102,4 @@ def load(state: dict[str, Tensor]) -> Wav2LipSyncNet:
     network.load_state_dict(
         {key.replace("module.", ""): value for key, value in state.items()}, assign=True
     )
-    return network.eval().requires_grad_(False)
+    return network.train(False).requires_grad_(False)

@@ -202,7 +202,7 @@ class LatentSync(Engine):
             with torch.device("meta"):
                 unet = UNet3D(config_of({name: tuple(t.shape) for name, t in state.items()}))
             unet.load_state_dict(state, assign=True)
-            unet.eval().requires_grad_(False)
+            unet.train(False).requires_grad_(False)
             self._check_release()
         unet.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         ears = int(self._ears.layer_norm.weight.shape[0]) if self._ears is not None else None

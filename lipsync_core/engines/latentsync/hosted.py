@@ -109,7 +109,7 @@ def open_checkpoint(path: Path, *, release: str = "auto", dtype: torch.dtype) ->
     with torch.device("meta"):
         unet = UNet3D(config_of({name: tuple(tensor.shape) for name, tensor in state.items()}))
     unet.load_state_dict(state, assign=True)
-    unet.eval().requires_grad_(False)
+    unet.train(False).requires_grad_(False)
     unet.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     vae = build_vae(tensors.vae_names(tensors.load(VAE))).to(dtype=dtype)
     return Hosted(row, unet, vae)

@@ -44,7 +44,7 @@ def build_vae(tensors: Mapping[str, Tensor]) -> Any:
             scaling_factor=SCALE,
         )
     vae.load_state_dict(dict(tensors), assign=True)
-    return vae.eval().requires_grad_(False)
+    return vae.train(False).requires_grad_(False)
 
 
 def build_taesd(tensors: Mapping[str, Tensor]) -> Any:
@@ -55,7 +55,7 @@ def build_taesd(tensors: Mapping[str, Tensor]) -> Any:
     with torch.device("meta"):
         vae = AutoencoderTiny()
     vae.load_state_dict(dict(tensors), assign=True)
-    return vae.eval().requires_grad_(False)
+    return vae.train(False).requires_grad_(False)
 
 
 class Pictures:

@@ -81,7 +81,7 @@ def losses(
 @torch.no_grad()
 def held_out(model: Mouth, data: Examples, edge: int) -> dict[str, float]:
     """Correlation of each shape over the augmented held-out items."""
-    model.eval()
+    model.train(False)
     heard, wanted = [], []
     for index in range(len(data)):
         x, shapes, _ = data[index]
