@@ -247,12 +247,18 @@ def _speak(
     ) as writer:
         # Reading, drawing and encoding overlap, each in a thread with a short queue behind it.
         frames = prefetch(reader.follow(plan.sources()))
-        with closing(prefetch(_drawn(frames, mouths))) as drawn:
-            for row, (frame, is_new) in enumerate(drawn):
+        row = 0
+
+        def still_there() -> None:
+            progress(row, plan.frame_count)
+
+        with closing(prefetch(_drawn(frames, mouths), idle=still_there)) as drawn:
+            for frame, is_new in drawn:
                 writer.write(frame, plan.time(row), plan.frame_duration(row))
                 painted += is_new
                 preview = frame.reduced(PREVIEW_SIDE) if row % PREVIEW_EVERY == 0 else None
-                progress(row + 1, plan.frame_count, preview)
+                row += 1
+                progress(row, plan.frame_count, preview)
     return Dubbed(
         output=path,
         engine=engine.name,

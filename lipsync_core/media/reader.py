@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -27,6 +27,8 @@ log = logging.getLogger("lipsync.media")
 
 CACHE_BYTES = 200_000_000
 """Decoded pictures kept while a clip is read backwards."""
+IDLE_SECONDS = 0.2
+"""How often a reader that waits is asked whether it still wants to."""
 PREFETCH_DEPTH = 8
 
 T = TypeVar("T")
@@ -346,11 +348,17 @@ class _Cursor:
         return max(area * (4 if kind.is_rgb or kind.alpha else 3 if not kind.log2_x else 2), 1)
 
 
-def prefetch(iterable: Iterable[T], depth: int = PREFETCH_DEPTH) -> Generator[T, None, None]:
+def prefetch(
+    iterable: Iterable[T],
+    depth: int = PREFETCH_DEPTH,
+    *,
+    idle: Callable[[], object] | None = None,
+) -> Generator[T, None, None]:
     """The same items, made ahead of time in a thread, at most ``depth`` of them waiting.
 
     An exception in the thread is raised here; leaving early stops the thread and closes what it
-    was reading.
+    was reading. ``idle`` is called several times a second while there is nothing to hand out; it
+    may raise to leave.
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
@@ -384,7 +392,12 @@ def prefetch(iterable: Iterable[T], depth: int = PREFETCH_DEPTH) -> Generator[T,
     thread.start()
     try:
         while True:
-            item = items.get()
+            try:
+                item = items.get(timeout=None if idle is None else IDLE_SECONDS)
+            except queue.Empty:
+                if idle is not None:
+                    idle()
+                continue
             if item is done:
                 break
             yield item

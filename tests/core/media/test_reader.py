@@ -387,3 +387,30 @@ def test_prefetch_passes_errors_on_and_closes_early():
 
     with pytest.raises(MediaError, match="damaged"):
         list(prefetch(broken(), 2))
+
+
+def test_a_reader_that_waits_can_be_told_to_stop():
+    """While nothing comes, ``idle`` is asked, and what it raises ends the wait and the thread."""
+    import threading
+    import time
+
+    from lipsync_core.media.reader import prefetch
+
+    closed = threading.Event()
+
+    def slow():
+        try:
+            yield 1
+            time.sleep(1.0)
+            yield 2
+        finally:
+            closed.set()
+
+    def idle():
+        raise KeyboardInterrupt
+
+    items = prefetch(slow(), idle=idle)
+    assert next(items) == 1
+    with pytest.raises(KeyboardInterrupt):
+        next(items)
+    assert closed.is_set()
