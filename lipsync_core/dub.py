@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import SettingsError
+from .errors import FaceError, SettingsError
 from .types import Progress, Settings, Stages
 
 if TYPE_CHECKING:
@@ -119,8 +119,9 @@ def dub(
         pairs = [
             (open_voice(voice), path) for voice, path in _outputs(Path(clip), voices, Path(output))
         ]
-    for voice, path in pairs:
-        kind = check_output(path, inputs=(Path(clip), voice.path), overwrite=settings.overwrite)
+    inputs = [Path(clip), *(voice.path for voice, _ in pairs)]
+    for _, path in pairs:
+        kind = check_output(path, inputs=inputs, overwrite=settings.overwrite)
         choose_encoding(reader.clip, kind, **_encoding(settings))
     if settings.speaker is not None:
         from .scoring import speakers
@@ -164,8 +165,13 @@ def _look(
         *(settings.start, settings.end),
     )
     if (kept := cache.load(name, where)) is not None:
-        log.info("the faces of this clip are known from an earlier run")
-        return _unpacked(kept)
+        try:
+            learnt = _unpacked(kept)
+        except (FaceError, KeyError, ValueError) as error:
+            log.warning("what is kept of this clip does not fit (%s): looking again", error)
+        else:
+            log.info("the faces of this clip are known from an earlier run")
+            return learnt
     from .faces.track import Tracker
     from .media.reader import prefetch
 

@@ -166,6 +166,39 @@ def test_a_damaged_cache_only_costs_the_look(tmp_path, portrait):
     assert not run(clip, voice, tmp_path / "b.mp4")[0].track_reused
 
 
+def test_a_track_kept_by_another_version_only_costs_the_look(tmp_path, portrait):
+    from safetensors.numpy import load_file, save_file
+
+    clip = film(tmp_path / "c.mp4", moving(portrait, 8))
+    voice = speech(tmp_path / "v.wav", 0.4)
+    run(clip, voice, tmp_path / "a.mp4")
+    (kept,) = (tmp_path / "cache").glob("*.safetensors")
+    arrays = {name: values.copy() for name, values in load_file(kept).items()}
+    del arrays["track0/points"]
+    save_file(arrays, kept)
+    assert not run(clip, voice, tmp_path / "b.mp4")[0].track_reused
+    assert run(clip, voice, tmp_path / "c2.mp4")[0].track_reused
+
+
+def test_no_output_may_be_the_voice_of_another(tmp_path, portrait):
+    clip = film(tmp_path / "c.mp4", moving(portrait, 8))
+    with av.open(str(tmp_path / "b.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=RATE)
+        tone = 0.3 * np.sin(np.arange(RATE) / 12).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(tone[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    other = (tmp_path / "b.mp4").read_bytes()
+    (tmp_path / "v").mkdir()
+    voices = [speech(tmp_path / "v" / "b.wav", 0.4), tmp_path / "b.mp4"]
+    voices[1].rename(tmp_path / "v.b.mp4")
+    voices[1] = tmp_path / "v.b.mp4"
+    with pytest.raises(LipSyncError, match="input"):
+        run(clip, voices, tmp_path / "v.{voice}.mp4", overwrite=True)
+    assert voices[1].read_bytes() == other
+
+
 def test_several_voices_in_one_run(tmp_path, portrait):
     clip = film(tmp_path / "c.mp4", moving(portrait, 10))
     voices = [speech(tmp_path / "en.wav", 0.4), speech(tmp_path / "fr.wav", 0.6, 44100, 2)]
