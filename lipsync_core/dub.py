@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .media.frame import Frame
     from .media.reader import Clip
     from .scoring.speakers import Assignment
-    from .types import FaceTrack
+    from .types import FaceTrack, Voice
 
 log = logging.getLogger("lipsync.dub")
 
@@ -233,7 +234,8 @@ def _speak(
             f"{clip.path.name}; choose another face, or leave --face out for everybody who speaks"
         )
     progress(0, plan.frame_count)
-    speech = engine.listen(voice, plan.times())
+    heard = _Heeded(voice, lambda: progress(0, plan.frame_count))
+    speech = engine.listen(heard, plan.times())
     progress(0, plan.frame_count)
     mouths = [
         _Mouth(part, learnt, engine, speech, clip, settings)
@@ -241,6 +243,10 @@ def _speak(
         if turns is None or part.drawn.present.any()
     ]
     painted = 0
+    left = threading.Event()
+    heard.heed = _leaving(left)
+    for mouth in mouths:
+        mouth.session.heed = heard.heed
     progress(0, plan.frame_count)
     with Writer(
         path,
@@ -258,7 +264,7 @@ def _speak(
         def still_there() -> None:
             progress(row, plan.frame_count)
 
-        with closing(prefetch(_drawn(frames, mouths), idle=still_there)) as drawn:
+        with closing(prefetch(_drawn(frames, mouths), idle=still_there, stop=left)) as drawn:
             for frame, is_new in drawn:
                 writer.write(frame, plan.time(row), plan.frame_duration(row))
                 painted += is_new
@@ -278,6 +284,35 @@ def _speak(
         voice_duration=voice.duration,
         track_reused=learnt.reused,
     )
+
+
+class _Left(BaseException):
+    """Raised in the thread that draws when nobody waits for its pictures any more."""
+
+
+def _leaving(left: threading.Event) -> Callable[[], None]:
+    def heed() -> None:
+        if left.is_set():
+            raise _Left
+
+    return heed
+
+
+class _Heeded:
+    """A voice that asks before each of its blocks whether to go on; engines may read it again later."""
+
+    def __init__(self, voice: Voice, heed: Callable[[], object]) -> None:
+        self._voice = voice
+        self.heed = heed
+
+    @property
+    def duration(self) -> Fraction:
+        return self._voice.duration
+
+    def blocks(self, rate: int) -> Iterator[np.ndarray]:
+        for block in self._voice.blocks(rate):
+            self.heed()
+            yield block
 
 
 class _Part:

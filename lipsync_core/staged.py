@@ -114,7 +114,9 @@ class _Followed:
     def __init__(
         self, voice: Voice, progress: Progress, done: float = 0.0, share: float = 1.0
     ) -> None:
-        self._voice, self._progress, self._done, self._share = voice, progress, done, share
+        self._voice, self._done, self._share = voice, done, share
+        self.progress: Progress | None = progress
+        """None once the stage is over: an engine may read the voice again in a later one."""
 
     @property
     def duration(self) -> Fraction:
@@ -127,7 +129,8 @@ class _Followed:
             yield block
             heard += len(block) / rate
             part = self._done + self._share * min(heard / total, 1.0)
-            self._progress(round(100 * part), 100, None)
+            if self.progress is not None:
+                self.progress(round(100 * part), 100, None)
 
 
 def describe(audio: Audio, progress: Progress) -> Portrait:
@@ -243,7 +246,9 @@ def hear(audio: Audio, engine: Engine, rate: Fraction, progress: Progress) -> He
     voice = MemoryVoice(audio)
     count = timing.frame_count(voice.duration, rate)
     times = [timing.frame_time(index, rate) for index in range(count)]
-    speech = engine.listen(_Followed(voice, progress), times)
+    followed = _Followed(voice, progress)
+    speech = engine.listen(followed, times)
+    followed.progress = None
     return Heard(engine=engine.name, speech=speech, times=times, rate=rate)
 
 
@@ -275,13 +280,20 @@ def render(
     count = len(crops)
     drawn = np.zeros((count, side, side, 3), np.uint8)
     masks = np.zeros((count, side, side), np.float32)
+    done = 0
+
+    def still_there() -> None:
+        progress(done, count, None)
+
+    session.heed = still_there
     for start, end in _stretches(faces.track):
         for first in range(start, end, session.window):
             rows = list(range(first, min(first + session.window, end)))
             result = session.render(np.stack([crops[row] for row in rows]), rows, rows)
             drawn[rows] = np.clip(np.rint(result.crops), 0, 255).astype(np.uint8)
             masks[rows] = result.masks
-            progress(rows[-1] + 1, count, drawn[rows[-1]])
+            done = rows[-1] + 1
+            progress(done, count, drawn[rows[-1]])
     for index in np.flatnonzero(faces.track.strength <= 0).tolist():
         drawn[index] = crops[index]
     progress(count, count, None)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from .engines.base import Engine
     from .faces.detect.base import Detector
 
 LengthPolicy = Literal["auto", "cut", "bounce", "loop", "hold", "silence", "stretch"]
@@ -137,8 +138,9 @@ class FaceTrack:
 class Settings:
     """Every choice of a dub, with its default. Command line, Python and nodes all read it here."""
 
-    engine: str = "auto"
-    """A row of ``ENGINES``, or ``auto``: the best one that is ready on this machine."""
+    engine: str | Engine = "auto"
+    """A row of ``ENGINES``, or ``auto``: the best one that is ready on this machine. Or an engine
+    object, whose networks another program keeps."""
     detector: str | Detector = "auto"
     """A row of ``DETECTORS``, or ``auto``: the best one that is present. Or a detector object, such
     as ``faces.detect.given.Given`` for boxes or landmarks that the caller knows."""

@@ -11,11 +11,13 @@ ENGINES: tuple[Engine, ...] = (Draft(), *LATENTSYNC)
 """Best last: ``auto`` takes the last row that is ready and fast enough on this machine."""
 
 
-def pick(name: str = "auto") -> Engine:
+def pick(name: str | Engine = "auto") -> Engine:
     """The engine of that name, ready to run; ``auto`` for the best one that is.
 
-    Raises ``EngineError`` for a name that is no row, or an engine that lacks something here.
+    An engine object is handed back as it is. Raises ``EngineError`` for a name that is no row, or an engine that lacks something here.
     """
+    if isinstance(name, Engine):
+        return name
     if name == "auto":
         ready = [row for row in ENGINES if row.missing() is None and row.is_practical()]
         if not ready:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,6 +40,10 @@ class Rendered:
     """``(T, h, w)`` float32 0..1: 1 where the crop replaces the source, 0 where it must not."""
 
 
+def _go_on() -> None:
+    return None
+
+
 class Session(ABC):
     """One person speaking one voice track."""
 
@@ -49,6 +53,10 @@ class Session(ABC):
     """Its crops lose fine detail: bring the source's back where they still show the same."""
     window: int = 1
     """Frames per call of ``render``; the last window of a stretch may be shorter."""
+    heed: Callable[[], object] = staticmethod(_go_on)
+    """Called several times a second while ``render`` works, in its thread; it may raise to leave.
+
+    Whoever drives the session sets it."""
 
     @abstractmethod
     def render(self, crops: np.ndarray, sources: Sequence[int], outputs: Sequence[int]) -> Rendered:

@@ -353,18 +353,20 @@ def prefetch(
     depth: int = PREFETCH_DEPTH,
     *,
     idle: Callable[[], object] | None = None,
+    stop: threading.Event | None = None,
 ) -> Generator[T, None, None]:
     """The same items, made ahead of time in a thread, at most ``depth`` of them waiting.
 
     An exception in the thread is raised here; leaving early stops the thread and closes what it
     was reading. ``idle`` is called several times a second while there is nothing to hand out; it
-    may raise to leave.
+    may raise to leave. ``stop`` is set on leaving, before the thread is waited for: what makes the
+    items may look at it and end in the middle of one.
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
     done = object()
     items: queue.Queue[Any] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
+    stop = stop or threading.Event()
     failure: list[BaseException] = []
 
     def put(item: Any) -> bool:

@@ -334,3 +334,53 @@ def test_the_demo_makes_the_photograph_speak(tmp_path):
         seconds = sentence.duration / av.time_base
     assert result.frames == pytest.approx(seconds * 25, abs=1)
     assert result.painted == result.frames
+
+
+def test_cancel_is_heard_inside_of_a_window(tmp_path, portrait):
+    """An engine that takes long over one window is left in the middle of it, not waited for."""
+    import time
+
+    from lipsync_core.engines.draft import Draft
+
+    class Slow(Draft):
+        name = "slow"
+
+        def start(self, **given):
+            session = super().start(**given)
+
+            def render(crops, sources, outputs):
+                began.append(time.monotonic())
+                end = time.monotonic() + 20
+                while time.monotonic() < end:
+                    time.sleep(0.01)
+                    session.heed()
+                raise AssertionError("nobody stopped it")
+
+            session.render = render
+            return session
+
+    class Cancelled(BaseException):
+        pass
+
+    began, left = [], []
+
+    def stages(name):
+        def progress(done, total, preview=None):
+            if began and time.monotonic() - began[0] > 0.3:
+                left.append(time.monotonic())
+                raise Cancelled
+
+        return progress
+
+    picture, voice = still(tmp_path, portrait), speech(tmp_path / "v.wav", 1.0)
+    with pytest.raises(Cancelled):
+        dub(
+            picture,
+            voice,
+            tmp_path / "o.mp4",
+            engine=Slow(),
+            detector="cascade",
+            stages=stages,
+        )
+    assert time.monotonic() - left[0] < 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "portrait.png", "v.wav"]

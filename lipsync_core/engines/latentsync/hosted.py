@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ class Hosted(LatentSync):
 
     def row(self, settings: Settings, device: str) -> Preset:
         """The preset of ``settings`` with what ``tuned`` replaced."""
-        return replace(preset(settings.preset, device), **self._changes)
+        return preset(settings.preset, device).changed(**self._changes)
 
     def start(
         self,

@@ -30,6 +30,8 @@ class Preset:
     """How far beyond the prediction without audio; 1 needs no such prediction."""
     guided: tuple[float, float] = (0.0, 1.0)
     """Part of the steps in which guidance is used; outside it the prediction with audio stands alone."""
+    window: int = WINDOW
+    """Frames that the motion modules see together; more than they were trained on helps nobody."""
     overlap: int = 4
     """Frames that consecutive windows share and blend."""
     call: int = 36
@@ -40,6 +42,20 @@ class Preset:
     """TAESD in place of the full VAE."""
     compiled: bool = False
     """torch.compile on the denoiser: minutes at the start, then faster."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.window:
+            raise SettingsError(
+                f"windows of {self.window} frames cannot share {self.overlap}; choose an overlap below the window"
+            )
+
+    def changed(self, **changes: Any) -> Preset:
+        """The same with other fields; about as many frames are drawn together in windows of another length."""
+        made = replace(self, **changes)
+        if made.window == self.window or "call" in changes:
+            return made
+        step = made.window - made.overlap
+        return replace(made, call=max(round(made.call / step), 1) * step)
 
     def guides(self, step: int) -> bool:
         """Whether step number ``step`` compares with and without audio."""
@@ -104,19 +120,29 @@ def preset(words: str, device: str) -> Preset:
 
     Single switches follow the name: ``best,steps=12,guidance=1.2,guided=0:0.5,compiled=yes``.
     """
-    name, *changes = [word.strip() for word in words.split(",")]
+    name, *switches = [word.strip() for word in words.split(",")]
     if name == "auto":
         name = "fast" if device == "cpu" else "best"
     for row in PRESETS:
         if row.name == name:
-            return replace(row, **dict(_switch(change) for change in changes))
+            return row.changed(**dict(_switch(switch) for switch in switches))
     known = ", ".join(["auto", *(row.name for row in PRESETS)])
     raise SettingsError(f"there is no preset {name!r}; choose one of {known}")
 
 
-_FREE = ("steps", "guidance", "guided", "overlap", "call", "refresh", "tiny_vae", "compiled")
+_FREE = (
+    "steps",
+    "guidance",
+    "guided",
+    "window",
+    "overlap",
+    "call",
+    "refresh",
+    "tiny_vae",
+    "compiled",
+)
 _WORDS = {"yes": True, "true": True, "no": False, "false": False}
-_LEAST = {"steps": 1, "overlap": 0, "call": 1, "refresh": 1}
+_LEAST = {"steps": 1, "window": 1, "overlap": 0, "call": 1, "refresh": 1}
 
 
 def _switch(change: str) -> tuple[str, Any]:
@@ -133,12 +159,12 @@ def _switch(change: str) -> tuple[str, Any]:
             first, last = (float(part) for part in text.split(":"))
             return name, (first, last)
         value: Any = float(text) if name == "guidance" else int(text)
-        if value < _LEAST.get(name, 0) or (name == "overlap" and value >= WINDOW):
+        if value < _LEAST.get(name, 0):
             raise ValueError(name)
     except (KeyError, ValueError) as error:
         raise SettingsError(
             f"'{change}' is no switch of a preset; there are sampler=ddim|dpm|unipc, steps=20, guidance=1.5, "
-            "guided=0:0.5, overlap=0..15, call=36, refresh=3, tiny_vae=yes|no, compiled=yes|no"
+            "guided=0:0.5, window=16, overlap=0..15, call=36, refresh=3, tiny_vae=yes|no, compiled=yes|no"
         ) from error
     return name, value
 

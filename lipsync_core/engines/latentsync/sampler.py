@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("lipsync.latentsync")
 
 
-def window_starts(count: int, overlap: int) -> list[int]:
+def window_starts(count: int, overlap: int, window: int = WINDOW) -> list[int]:
     """First frames of the windows over ``count`` frames; the last is shifted back to be whole."""
-    if count <= WINDOW:
+    if count <= window:
         return [0]
-    starts = list(range(0, count - WINDOW, WINDOW - overlap))
-    return [*starts, count - WINDOW]
+    starts = list(range(0, count - window, window - overlap))
+    return [*starts, count - window]
 
 
-def window_weights(starts: Sequence[int], count: int) -> np.ndarray:
-    """``(windows, 16)`` float32: how much each window says about each of its frames; 1 in all.
+def window_weights(starts: Sequence[int], count: int, window: int = WINDOW) -> np.ndarray:
+    """``(windows, window)`` float32: how much each says about each of its frames; 1 in all.
 
     Where windows meet, one fades out as the next fades in.
     """
-    length = min(WINDOW, count)
+    length = min(window, count)
     rise = np.ones((len(starts), length))
     for k in range(1, len(starts)):
         shared = starts[k - 1] + length - starts[k]
@@ -72,6 +72,7 @@ def denoise(
     batch: int = 1,
     known: Tensor | None = None,
     watch: Callable[[int, dict[str, Any]], None] | None = None,
+    heed: Callable[[], object] | None = None,
 ) -> tuple[Tensor, int]:
     """Latents ``(T, 4, h, w)`` float32 of consecutive frames, and the batch that memory allowed.
 
@@ -79,16 +80,17 @@ def denoise(
     ``noise``: ``(4, h, w)``, the same for all frames, so that all windows start alike.
     ``strength`` scales how far the audio leads away from the prediction without it. ``known``:
     ``(K, 4, h, w)`` latents that the first ``K`` frames have already; they steer the others.
-    ``watch`` is shown the tensors of each step.
+    ``watch`` is shown the tensors of each step. ``heed`` is called before each pass of the network
+    and may raise to leave.
     """
     import torch
 
     weight = unet.conv_in.weight
     device, dtype = weight.device, weight.dtype
     count = len(conditions)
-    starts = window_starts(count, preset.overlap)
-    length = min(WINDOW, count)
-    shares = torch.from_numpy(window_weights(starts, count)).to(device)
+    starts = window_starts(count, preset.overlap, preset.window)
+    length = min(preset.window, count)
+    shares = torch.from_numpy(window_weights(starts, count, preset.window)).to(device)
     conditions, tokens = conditions.to(device, torch.float32), tokens.to(device, dtype)
     noise = noise.to(device, torch.float32)
     steps = scheduler(preset)
@@ -132,6 +134,8 @@ def denoise(
         done: list[_Group] = []
         while waiting:
             group = waiting.pop(0)
+            if heed is not None:
+                heed()
             try:
                 found = predict(group, number, time.to(device))
             except RuntimeError as error:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ...audio.windows import window_steps
+from ...errors import SettingsError
 from ..base import Rendered, Session
 from . import region
-from .presets import WINDOW, Preset
+from .heed import heeding
+from .presets import Preset
 from .sampler import denoise
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ class _Carried:
 
 
 class LatentSession(Session):
-    """Draws ``preset.call`` frames at a time in windows of sixteen."""
+    """Draws ``preset.call`` frames at a time in windows of ``preset.window``."""
 
     keeps_detail = True
 
@@ -115,6 +117,12 @@ class LatentSession(Session):
     ) -> None:
         import torch
 
+        config = nets.unet.config
+        if config.motion != "none" and preset.window > config.window:
+            raise SettingsError(
+                f"windows of {preset.window} frames were asked for, and this network knows {config.window} "
+                "at most; it was trained on 16"
+            )
         self.mode = preset.name
         self.window = preset.call
         self.nets = nets
@@ -151,21 +159,25 @@ class LatentSession(Session):
         if not masks.any():
             self._carried = None
             return Rendered(crops=crops.astype(np.float32), masks=masks)
-        latents = self._draw(crops, sources, outputs)
-        pictures = self.nets.pictures.decode(latents[-count:])
+        # a compiled network would be compiled again with hooks in it; it heeds between its steps
+        open_nets = [] if self.preset.compiled else [self.nets.unet]
+        with heeding(self.heed, self.nets.pictures.vae, *open_nets):
+            latents = self._draw(crops, sources, outputs)
+            pictures = self.nets.pictures.decode(latents[-count:])
         drawn = ((pictures / 2 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1).cpu().numpy()
         return Rendered(crops=drawn, masks=masks)
 
     def _draw(self, crops: np.ndarray, sources: Sequence[int], outputs: Sequence[int]) -> Tensor:
         import torch
 
+        window = self.preset.window
         conditions = self._conditions(crops)
         tokens = self._tokens(outputs)
         known = None
         before = self._carried if self._continues(sources[0], outputs[0]) else None
         if before is not None:
             # enough of what is drawn already to blend, and to make a short rest a whole window
-            shared = max(self.preset.overlap, WINDOW - len(crops))
+            shared = max(self.preset.overlap, window - len(crops))
             shared = min(shared, len(before.latents))
             if shared:
                 known = before.latents[-shared:]
@@ -173,7 +185,7 @@ class LatentSession(Session):
                 tokens = torch.cat([before.tokens[-shared:], tokens])
         count = len(conditions)
         # a stretch of less than a window is played to and fro until it is one
-        place = _to_and_fro(count, max(count, WINDOW))
+        place = _to_and_fro(count, max(count, window))
         latents, self.batch = denoise(
             self.nets.unet,
             conditions[place],
@@ -183,14 +195,15 @@ class LatentSession(Session):
             strength=self.strength,
             batch=self.batch,
             known=known,
+            heed=self.heed,
         )
         latents = latents[:count].cpu()
         self._carried = _Carried(
             output=outputs[-1],
             source=sources[-1],
-            conditions=conditions[-WINDOW:],
-            tokens=tokens[-WINDOW:],
-            latents=latents[-WINDOW:],
+            conditions=conditions[-window:],
+            tokens=tokens[-window:],
+            latents=latents[-window:],
         )
         return latents
 

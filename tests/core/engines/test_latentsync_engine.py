@@ -378,3 +378,54 @@ def test_a_file_of_the_sister_release_is_warned_about(monkeypatch, tmp_path, cap
         caplog.clear()
         LATENTSYNC[1]._check_release()
         assert ("has the size of LatentSync 1.6 UNet" in caplog.text) == warns
+
+
+def test_the_window_length_is_what_the_network_sees(engine):
+    session = begin(engine, preset="fast,window=8,overlap=2")
+    seen = []
+    handle = session.nets.unet.conv_in.register_forward_hook(
+        lambda _, args, __: seen.append(len(args[0]))
+    )
+    drawn = session.render(crops(18), range(18), range(18))
+    handle.remove()
+    assert set(seen) == {8}
+    assert len(seen) == 2 * 3, "two steps of three windows"
+    assert drawn.crops.shape[0] == 18
+    with pytest.raises(SettingsError, match="24 at most"):
+        begin(engine, preset="fast,window=25")
+
+
+class Enough(BaseException):
+    pass
+
+
+def test_a_window_can_be_left_in_the_middle_of_a_pass(engine):
+    """Somebody who presses Cancel waits for one layer, not for the window."""
+    frames = range(18)
+    # once before, so that what is encoded is the same for all
+    whole = begin(engine).render(crops(18), frames, frames).crops
+    session = begin(engine)
+    asked = []
+    session.heed = lambda: asked.append(1)
+    session.render(crops(18), frames, frames)
+    layers = sum(not list(layer.children()) for layer in session.nets.unet.modules())
+    assert len(asked) > 2 * layers, "every layer of every pass asks"
+    for moment in (1, len(asked) // 2, len(asked) - 1):
+        session = begin(engine)
+        count = 0
+
+        def leave(moment=moment):
+            nonlocal count
+            count += 1
+            if count == moment:
+                raise Enough
+
+        session.heed = leave
+        with pytest.raises(Enough):
+            session.render(crops(18), frames, frames)
+        assert count == moment
+        for network in (session.nets.unet, session.nets.pictures.vae):
+            assert not any(layer._forward_pre_hooks for layer in network.modules())
+        # and the engine is as good as new
+        again = begin(engine).render(crops(18), frames, frames).crops
+        np.testing.assert_array_equal(again, whole)

@@ -290,10 +290,28 @@ def test_every_switch_is_reachable_from_the_preset_s_name():
         "steps=0",
         "steps",
         "speed=9",
-        "overlap=16",
+        "window=0",
         "compiled=perhaps",
         "sampler=x",
         "guided=1",
     ):
         with pytest.raises(ValueError, match=f"'{wrong}' is no switch"):
             presets.preset(f"best,{wrong}", "cpu")
+
+
+def test_windows_of_another_length():
+    row = presets.preset("best,window=24", "cuda")
+    assert (row.window, row.overlap, row.call) == (24, 4, 40), "whole windows are drawn together"
+    assert presets.preset("best,window=8,overlap=2", "cuda").call == 36
+    assert presets.preset("exact,window=8", "cuda").call == 16
+    assert presets.preset("best,overlap=2", "cuda").call == presets.preset("best", "cuda").call
+    for wrong in ("best,overlap=16", "best,window=4", "exact,window=8,overlap=8"):
+        with pytest.raises(ValueError, match="choose an overlap below the window"):
+            presets.preset(wrong, "cpu")
+    starts = sampler.window_starts(20, 2, 8)
+    assert starts == [0, 6, 12]
+    shares = sampler.window_weights(starts, 20, 8)
+    total = np.zeros(20)
+    for start, row in zip(starts, shares, strict=True):
+        total[start : start + 8] += row
+    np.testing.assert_allclose(total, 1, rtol=1e-6)
