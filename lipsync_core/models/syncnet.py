@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -185,9 +186,25 @@ def stack(crops: Tensor) -> Tensor:
     return crops[..., crops.shape[-2] // 2 :, :].flatten(1, 2)
 
 
-def sync_loss(pictures: Tensor, sound: Tensor, together: Tensor | Sequence[float]) -> Tensor:
-    """Binary cross-entropy of the cosine of two embeddings; ``together`` is 1 where they belong so."""
+_CLEAR = 1e-5
+"""How far the loss keeps from cosines of 0 and 1, where the logarithm ends and its slope has no limit."""
+
+
+def sync_loss(
+    pictures: Tensor,
+    sound: Tensor,
+    together: Tensor | Sequence[float] | float,
+    *,
+    reduction: Literal["mean", "none"] = "mean",
+) -> Tensor:
+    """Binary cross-entropy of the cosine of embeddings ``(B, D)``, 0..11.5, float32.
+
+    ``together`` is 1 where they belong so, 0 where not. A scalar, or ``(B,)`` with "none".
+    """
     label = torch.as_tensor(together, dtype=torch.float32, device=pictures.device)
-    # in float32 and clear of 0 and 1, where the logarithm ends
-    cosine = F.cosine_similarity(pictures.float(), sound.float()).clamp(0.0, 1.0)
-    return F.binary_cross_entropy(cosine, label.expand(cosine.shape))
+    cosine = F.cosine_similarity(pictures.float(), sound.float())
+    # the value is held clear of both ends, the slope is that at the end, so that nobody gets stuck;
+    # written out because torch refuses its own function under autocast
+    cosine = cosine + (cosine.clamp(_CLEAR, 1 - _CLEAR) - cosine).detach()
+    loss = -(label * cosine.log() + (1 - label) * (1 - cosine).log())
+    return loss.mean() if reduction == "mean" else loss
