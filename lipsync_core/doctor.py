@@ -22,7 +22,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Looks at the interpreter, the libraries, the devices, the folders, the detectors and the engines.
+    """Looks at the interpreter, the libraries, the devices, the folders, the detectors, the engines and what scores.
 
     Downloads nothing and loads no network.
     """
@@ -34,6 +34,7 @@ def examine() -> list[Finding]:
         *_folders(),
         *_detectors(),
         *_engines(),
+        *_scorers(),
     ]
 
 
@@ -174,6 +175,12 @@ def _engines() -> list[Finding]:
     from .engines import ENGINES
 
     return [_row("engine", row.name, row.summary, row.missing()) for row in ENGINES]
+
+
+def _scorers() -> list[Finding]:
+    from .scoring.engines import SCORERS
+
+    return [_row("scoring", row.name, row.summary, row.missing()) for row in SCORERS]
 
 
 def _row(kind: str, name: str, summary: str, missing: str | None) -> Finding:

@@ -199,7 +199,7 @@ class SyncSegment:
     """Of this segment alone, where it is certain; SyncNet's sign."""
     lse_d: float | None = None
     confidence: float | None = None
-    """SyncNet's confidence in this segment (median of all shifts minus distance)."""
+    """The network's confidence in this segment (median of all shifts minus distance)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +207,7 @@ class SyncScore:
     """How well mouth and voice of a clip agree."""
 
     engine: str
-    """What measured it: ``syncnet_v2`` or ``embedded``."""
+    """What measured it: a row of ``scoring.engines.SCORERS``."""
     offset_frames: int
     """At 25 frames a second, SyncNet's sign: positive when the sound comes early."""
     audio_late_ms: float
@@ -224,6 +224,10 @@ class SyncScore:
     """SyncNet's distance, zero-padded as published; lower is better."""
     unbiased: dict[str, float] | None = None
     """``lse_c``, ``lse_d`` and ``offset_frames`` without the padded comparisons."""
+    similarity: float | None = None
+    """StableSyncNet and Wav2Lip's expert: cosine of picture and sound at the best shift, 0..1."""
+    similarity_gain: float | None = None
+    """``similarity`` minus the median over all shifts: what timing alone is worth; higher is better."""
     segments: tuple[SyncSegment, ...] = ()
     speech_seconds: float = 0.0
     """Seconds in which the voice is heard and the face is seen."""

@@ -641,11 +641,11 @@ def load(*patchers: Any, reserve: int = 0) -> None:
     memory.load_models_gpu(list(patchers), memory_required=reserve)
 
 
-def load_syncnet() -> Any:
-    """SyncNet on its device, as ComfyUI's memory manager holds it: the network is its ``model``."""
-    from ..lipsync_core.scoring import syncnet
+def load_scorer(name: str) -> Any:
+    """A scoring network on its device, as ComfyUI's memory manager holds it: it is the ``model``."""
+    from ..lipsync_core.scoring import engines
 
-    patcher = managed(syncnet.load("cpu"))
+    patcher = managed(engines.row(name).load("cpu"))
     load(patcher)
     return patcher
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, get_args
 
+from ..lipsync_core.scoring.engines import NAMES
 from ..lipsync_core.types import DraftMode, LengthPolicy, MissingPolicy, Settings, SilencePolicy
 
 ENGINES = ("draft", "latentsync-1.0", "latentsync-1.5", "latentsync-1.6")
 DETECTORS = ("yunet", "insightface", "cascade")
 FACES = ("largest", "left", "right", "all", "index:0", "index:1", "index:2", "index:3")
 ONE_FACE = tuple(face for face in FACES if face != "all")
-SCORES = ("auto", "syncnet_v2", "embedded")
+SCORES = NAMES
 PROTOCOLS = ("original", "aligned")
 UNSURE = ("error", "pass")
 LENGTHS: tuple[str, ...] = get_args(LengthPolicy)
@@ -24,6 +25,9 @@ SILENCES: tuple[str, ...] = get_args(SilencePolicy)
 PRESETS = ("auto", "exact", "best", "balanced", "cached", "fast", "preview")
 SAMPLERS = ("ddim", "dpm", "unipc")
 CONTAINERS = ("mp4", "mov", "mkv", "webm")
+EVERYBODY = "off"
+"""The word for turns of nobody: whoever `face` chooses speaks all the time."""
+SPEAKERS = (EVERYBODY, "auto")
 
 
 def default(name: str) -> Any:

@@ -22,7 +22,11 @@ def _measuring() -> list[Any]:
             "engine",
             options=list(choices.SCORES),
             default="auto",
-            tooltip="What measures. syncnet_v2: the field's network, needs its weights. embedded: needs nothing. auto: the first if it is ready.",
+            tooltip=(
+                "What measures. syncnet_v2: the network of published numbers. stable_syncnet: LatentSync's judge. "
+                "wav2lip_expert: Wav2Lip's. These need their weights. embedded: needs nothing. "
+                "auto: syncnet_v2 if it is ready, else embedded."
+            ),
         ),
         option(
             io.Combo,
@@ -73,7 +77,8 @@ def _examine(
 
     bridge.share_models()
     # Held as long as it works: the memory manager forgets a network whose handle is gone.
-    syncnet = bridge.load_syncnet() if sync.pick(engine) == "syncnet_v2" else None
+    name = sync.pick(engine)
+    judge = bridge.load_scorer(name) if name != "embedded" else None
     return sync.examine(
         clip.path,
         clip.voice,
@@ -84,7 +89,7 @@ def _examine(
         end=clip.end,
         protocol=protocol,  # pyright: ignore[reportArgumentType]
         audio_at=clip.start or Fraction(0),
-        network=None if syncnet is None else syncnet.model,
+        network=None if judge is None else judge.model,
         stages=bridge.stages,
     )
 

@@ -26,9 +26,9 @@ class AvSync(Step):
     def __init__(self, config: Config, setup: Setup) -> None:
         super().__init__(config, setup)
         if setup.sync_engine == "syncnet_v2":
-            from ..scoring import syncnet
+            from ..scoring.engines import SYNCNET_V2
 
-            if (reason := syncnet.missing()) is not None:
+            if (reason := SYNCNET_V2.missing()) is not None:
                 raise EngineError(f"av_sync.engine is 'syncnet_v2', but {reason}")
 
     def run(self, sample: Clip, book: Book) -> Iterator[Clip]:

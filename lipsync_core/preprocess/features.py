@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..audio.sync_mel import mel
 from .step import RATE, Clip
-
-MEL_FFT = 800
-MEL_HOP = 200
-MEL_BANDS = 80
-MEL_LOWEST, MEL_HIGHEST = 55.0, 7600.0
-MEL_EMPHASIS = 0.97
-"""Wav2Lip's spectrogram, which its discriminator and LatentSync's StableSyncNet were trained on."""
 
 
 def tensors(clip: Clip, whisper: Any | None, device: str) -> dict[str, np.ndarray]:
@@ -46,35 +39,6 @@ def write(path: Path, stored: dict[str, np.ndarray], facts: dict[str, Any]) -> N
 
     # Not `save_file`: that leaves files that only their owner can read.
     path.write_bytes(save(stored, metadata={"lipsync": json.dumps(facts)}))
-
-
-def mel(sound: np.ndarray) -> np.ndarray:
-    """``(80, S // 200 + 1)`` float32 -4..4 of ``(S,)`` at 16 kHz."""
-    emphasised = np.append(sound[:1], sound[1:] - MEL_EMPHASIS * sound[:-1])
-    padded = np.pad(emphasised, MEL_FFT // 2)
-    place = np.arange(len(sound) // MEL_HOP + 1)[:, None] * MEL_HOP + np.arange(MEL_FFT)
-    # A periodic Hann window, as librosa takes one for spectra.
-    window = np.hanning(MEL_FFT + 1)[:-1]
-    spectrum = np.abs(np.fft.rfft(padded[place] * window))
-    levels = 20 * np.log10(np.maximum(1e-5, spectrum @ _filters().T)) - 20
-    return np.clip(8 * (levels + 100) / 100 - 4, -4, 4).T.astype(np.float32)
-
-
-@lru_cache(maxsize=1)
-def _filters() -> np.ndarray:
-    """``(80, 401)`` triangles of equal area on Slaney's scale: linear to 1 kHz, then logarithmic."""
-    step = np.log(6.4) / 27
-
-    def to_mel(hertz: float) -> float:
-        return hertz * 3 / 200 if hertz < 1000 else 15 + np.log(hertz / 1000) / step
-
-    marks = np.linspace(to_mel(MEL_LOWEST), to_mel(MEL_HIGHEST), MEL_BANDS + 2)
-    hertz = np.where(marks < 15, marks * 200 / 3, 1000 * np.exp(step * (marks - 15)))
-    bins = np.arange(MEL_FFT // 2 + 1) * RATE / MEL_FFT
-    rising = (bins - hertz[:-2, None]) / (hertz[1:-1] - hertz[:-2])[:, None]
-    falling = (hertz[2:, None] - bins) / (hertz[2:] - hertz[1:-1])[:, None]
-    triangles = np.maximum(0, np.minimum(rising, falling))
-    return triangles * (2 / (hertz[2:] - hertz[:-2]))[:, None]
 
 
 def _whisper(sound: np.ndarray, encoder: Any, device: str) -> np.ndarray:

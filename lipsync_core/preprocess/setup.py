@@ -67,9 +67,9 @@ class Setup:
     def syncnet(self) -> Any:
         """SyncNet v2 on the device."""
         if self._syncnet is None:
-            from ..scoring import syncnet
+            from ..scoring.engines import SYNCNET_V2
 
-            self._syncnet = syncnet.load(self.device)
+            self._syncnet = SYNCNET_V2.load(self.device)
         return self._syncnet
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import SettingsError
+from .engines import AUTO, NAMES
 
 if TYPE_CHECKING:
     from ..types import Stages, SyncScore
@@ -24,9 +25,8 @@ def score(
         typer.Option("--audio", help="A voice to score instead of the video's own sound."),
     ] = None,
     engine: Annotated[
-        str,
-        typer.Option(help="auto, syncnet_v2 (needs its weights) or embedded (needs nothing)."),
-    ] = "auto",
+        str, typer.Option(help=f"What measures: {', '.join(NAMES)}; see `lipsync doctor`.")
+    ] = AUTO,
     face: Annotated[
         str, typer.Option(help="largest, left, right, index:N or point:x,y[@seconds].")
     ] = "largest",
@@ -186,7 +186,7 @@ def compare(
         list[str] | None,
         typer.Option(help="An engine; may be given several times. Without: all that are ready."),
     ] = None,
-    scoring: Annotated[str, typer.Option(help="auto, syncnet_v2 or embedded.")] = "auto",
+    scoring: Annotated[str, typer.Option(help=f"What measures sync: {', '.join(NAMES)}.")] = AUTO,
     detector: Annotated[str, typer.Option(help="Face detector.")] = "auto",
     face: Annotated[str, typer.Option(help="largest, left, right, index:N, point:x,y.")] = (
         "largest"

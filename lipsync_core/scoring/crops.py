@@ -63,6 +63,30 @@ class Crops:
         return cv2.resize(region, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
 
+class BoxCrops:
+    """The detector's box as it is, squeezed to a square: what Wav2Lip's networks look at."""
+
+    _SMOOTH = 5
+    """Boxes that are averaged, the frame's own and those after it, as Wav2Lip's inference does."""
+
+    def __init__(self, track: FaceTrack, frames: np.ndarray, *, size: int) -> None:
+        """``frames``: source frame of every crop of one stretch, in order."""
+        self._size = size
+        boxes = track.boxes[frames].astype(np.float64)
+        first = np.minimum(np.arange(len(boxes)), max(len(boxes) - self._SMOOTH, 0))
+        self._boxes = np.stack([boxes[at : at + self._SMOOTH].mean(0) for at in first])
+
+    def cut(self, picture: Picture, number: int) -> np.ndarray:
+        """Crop ``number`` of the stretch from the picture that shows it."""
+        x0, y0, x1, y1 = (int(value) for value in self._boxes[number])
+        width, height = picture.size
+        # At least a few pixels of the picture, wherever the box went.
+        x0, y0 = min(max(x0, 0), width - 4), min(max(y0, 0), height - 4)
+        x1, y1 = max(min(x1, width), x0 + 4), max(min(y1, height), y0 + 4)
+        region = picture.region(x0, y0, x1, y1)
+        return cv2.resize(region, (self._size, self._size), interpolation=cv2.INTER_LINEAR)
+
+
 def _framed(
     picture: Picture, left: int, top: int, right: int, bottom: int, sar: float
 ) -> np.ndarray:

@@ -8,6 +8,7 @@ comparisons out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,24 +39,39 @@ class ShiftCurve:
     """Median minus smallest mean distance; higher is better."""
     confidence: np.ndarray
     """``(N,)`` per window: median minus the window's own distance at the best shift, median-filtered."""
+    chance: float = 0.0
+    """How many standard errors ``lse_c`` lies above nothing, windows taken as independent."""
 
 
 def pair_distances(
-    lips: np.ndarray, sound: np.ndarray, *, first: int = 0, count: int, max_shift: int = MAX_SHIFT
+    lips: np.ndarray,
+    sound: np.ndarray,
+    *,
+    first: int = 0,
+    count: int,
+    max_shift: int = MAX_SHIFT,
+    every: int = 1,
+    is_cosine: bool = False,
 ) -> np.ndarray:
     """Distances of lip windows to the sound windows around them.
 
-    ``lips``: ``(M, D)``, windows ``first`` to ``first + M``. ``sound``: ``(M + 2 * max_shift, D)``,
-    windows ``first - max_shift`` on; what lies outside ``0..count`` counts as zero vectors. Returns
-    ``(M, 2 * max_shift + 1)`` float32.
+    ``lips``: ``(M, D)``, windows that begin at frames ``first``, ``first + every`` ... ``sound``:
+    ``((M - 1) * every + 1 + 2 * max_shift, D)``, one window a frame from ``first - max_shift`` on; what
+    lies outside ``0..count`` counts as zero vectors. ``is_cosine``: 1 minus the product of what has
+    length 1 already, instead of the Euclidean distance. Returns ``(M, 2 * max_shift + 1)`` float32.
     """
     span = 2 * max_shift + 1
-    assert len(sound) == len(lips) + span - 1
+    reach = (len(lips) - 1) * every + 1
+    assert len(sound) == reach + span - 1
     place = np.arange(first - max_shift, first - max_shift + len(sound))
     sound = np.where(((place >= 0) & (place < count))[:, None], sound, np.float32(0.0))
     result = np.empty((len(lips), span), np.float32)
     for shift in range(span):
-        difference = lips - sound[shift : shift + len(lips)] + _EPSILON
+        other = sound[shift : shift + reach : every]
+        if is_cosine:
+            result[:, shift] = 1.0 - np.einsum("nd,nd->n", lips, other)
+            continue
+        difference = lips - other + _EPSILON
         result[:, shift] = np.sqrt(np.einsum("nd,nd->n", difference, difference))
     return result
 
@@ -67,33 +83,44 @@ def median_filter(values: np.ndarray, size: int = 9) -> np.ndarray:
 
 
 def shift_curve(
-    distances: np.ndarray, padding: Padding = "zero", *, lengths: Sequence[int] | None = None
+    distances: np.ndarray,
+    padding: Padding = "zero",
+    *,
+    counts: Sequence[int] | None = None,
+    every: int = 1,
 ) -> ShiftCurve:
     """The measures of one clip from ``(N, 2 s + 1)`` distances of :func:`pair_distances`, ``N >= 1``.
 
-    ``lengths``: windows of each stretch where the clip has several, one after the other.
+    ``counts``: windows of sound of each stretch where the clip has several, one after the other.
+    ``every``: frames from one window of pictures to the next.
     """
     count, span = distances.shape
     max_shift = span // 2
-    lengths = [count] if lengths is None else list(lengths)
+    counts = [(count - 1) * every + 1] if counts is None else list(counts)
+    pairs = [_pairs(one, max_shift, every) for one in counts]
+    lengths = [len(one) for one in pairs]
     assert sum(lengths) == count
+    exists = np.concatenate(pairs)
     if padding == "zero":
         means = distances.mean(0, dtype=np.float64)
     else:
-        exists = np.concatenate([_pairs(length, max_shift) for length in lengths])
         # One odd window must not decide: a shift needs at least a quarter of the windows.
         enough = exists.sum(0) >= max(1, -(-count // 4))
         means = np.where(exists, distances, 0.0).sum(0, dtype=np.float64)
         means = np.where(enough, means / np.maximum(exists.sum(0), 1), np.nan)
     best = int(np.nanargmin(means))
     middle = float(np.nanmedian(means))
+    gains = middle - distances[:, best].astype(np.float64)
+    if padding == "none":
+        gains = gains[exists[:, best]]
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) >= 3 else math.inf
     confidence = np.empty(count)
     start = 0
-    for length in lengths:
+    for length, exist in zip(lengths, pairs, strict=True):
         part = slice(start, start + length)
         own = middle - distances[part, best].astype(np.float64)
         if padding == "none":
-            paired = _pairs(length, max_shift)[:, best]
+            paired = exist[:, best]
             own = (
                 np.interp(np.arange(length), np.flatnonzero(paired), own[paired])
                 if (paired.any())
@@ -111,10 +138,11 @@ def shift_curve(
         lse_d=float(means[best]),
         lse_c=middle - float(means[best]),
         confidence=confidence,
+        chance=float(gains.mean()) / max(error, 1e-9),
     )
 
 
-def _pairs(count: int, max_shift: int) -> np.ndarray:
-    """``(count, 2 * max_shift + 1)`` bool: both windows exist."""
-    place = np.arange(count)[:, None] + np.arange(2 * max_shift + 1) - max_shift
+def _pairs(count: int, max_shift: int, every: int = 1) -> np.ndarray:
+    """``(windows of pictures, 2 * max_shift + 1)`` bool: both windows exist."""
+    place = np.arange(0, count, every)[:, None] + np.arange(2 * max_shift + 1) - max_shift
     return (place >= 0) & (place < count)

@@ -24,7 +24,7 @@ from ..faces import align
 from ..faces.templates import draft_template
 from ..types import Progress, SyncSegment
 from . import embedded
-from .sync import FRAME_MS, SYNCNET_LIKELY, SYNCNET_WEAK, WEAK, Examination
+from .sync import FRAME_MS, WEAK, WEAK_SHARE, Examination
 
 if TYPE_CHECKING:
     from ..media.frame import Frame
@@ -55,7 +55,7 @@ class Curves:
     times: np.ndarray
     """``(P,)`` seconds of the clip."""
     course: np.ndarray
-    """-1..1, NaN where nothing can be said. From SyncNet: .5 is the confidence of the whole clip."""
+    """-1..1, NaN where nothing can be said. From a network: .5 is the confidence of the whole clip."""
     weak: float
     """What ``course`` stays below where the mouth does not follow."""
     measured: np.ndarray
@@ -139,8 +139,7 @@ def page(
             "stretches with speech where the mouth fits",
         ),
     ]
-    if result.lse_c is not None and result.lse_d is not None:
-        tiles.append(("SyncNet", f"{result.lse_c:.2f} / {result.lse_d:.2f}", "LSE-C / LSE-D"))
+    tiles += _network_tile(found)
     state = "unknown" if not result.accepted else "good" if _calm(found) else "weak"
     data = {
         "duration": duration,
@@ -175,10 +174,11 @@ def page(
         wave=_wave_chart(curves, result.segments, duration),
         offset=_offset_chart(found),
         offset_title=(
-            "Distance at every shift (SyncNet; the valley is the answer)"
+            f"Distance at every shift ({found.scorer.title}; the valley is the answer)"
             if found.curve is not None
             else "Agreement at every shift (the peak is the answer)"
         ),
+        judge=html.escape(found.scorer.title if found.scorer.weights else "network's"),
         segments="".join(_row(s) for s in result.segments),
         stills=_stills(found, before),
         facts="".join(
@@ -198,12 +198,14 @@ def sample(found: Examination, points: int = _POINTS) -> Curves:
     moments = times + lead
     course, weak = _at_frames(found.course, watched.times, times), WEAK
     if found.unbiased is not None and found.windows is not None:
-        # A window shows the middle of its five frames.
-        place = np.searchsorted(found.windows + 0.1, times).clip(0, len(found.windows) - 1)
-        near = np.abs(found.windows[place] + 0.1 - times) < 0.2
-        whole = max(found.unbiased.lse_c, SYNCNET_LIKELY)
+        # A window stands for the middle of its frames.
+        row = found.scorer
+        middles = found.windows + row.frames / 50
+        place = np.searchsorted(middles, times).clip(0, len(middles) - 1)
+        near = np.abs(middles[place] - times) < 0.1 + max(row.frames / 50, row.every / 25)
+        whole = max(found.unbiased.lse_c, row.likely)
         course = np.where(near, 0.5 * found.unbiased.confidence[place] / whole, np.nan)
-        weak = 0.5 * SYNCNET_WEAK
+        weak = 0.5 * WEAK_SHARE
     predicted = embedded.at(heard.opening, moments)
     predicted[(moments < 0.0) | (moments > heard.duration)] = 0.0
     return Curves(
@@ -397,6 +399,14 @@ def details(found: Examination) -> list[str]:
             f"{result.offset_frames:+d} frames (unpadded {result.unbiased['lse_c']:.3f}, "
             f"{result.unbiased['lse_d']:.3f}, {result.unbiased['offset_frames']:+.0f})"
         )
+    elif result.similarity is not None:
+        lines.append(
+            f"{found.scorer.title}: cosine {result.similarity:.3f} at the best shift, "
+            f"{result.similarity_gain:.3f} above the median of all, offset "
+            f"{result.offset_frames:+d} frames in SyncNet's sign"
+        )
+    elif found.scorer.weights:
+        lines.append(f"{found.scorer.title}: nothing could be measured")
     else:
         lines.append(
             f"embedded estimate: sound {result.audio_late_ms:+.0f} ms late, offset "
@@ -410,6 +420,19 @@ def details(found: Examination) -> list[str]:
                 own = f", there {segment.offset_frames:+d} frames"
             lines.append(f"{segment.start:.1f}-{segment.end:.1f} s: {segment.state}{own}")
     return lines
+
+
+def _network_tile(found: Examination) -> list[tuple[str, str, str]]:
+    result = found.score
+    if result.lse_c is not None and result.lse_d is not None:
+        note = "LSE-C (higher is better) / LSE-D (lower is better)"
+        return [("SyncNet v2", f"{result.lse_c:.2f} / {result.lse_d:.2f}", note)]
+    if result.similarity is not None:
+        note = "likeness of mouth and sound, 0 to 1; and what their timing adds to it"
+        return [
+            (found.scorer.title, f"{result.similarity:.2f} / +{result.similarity_gain:.2f}", note)
+        ]
+    return []
 
 
 def _clock(moment: float) -> str:
@@ -449,7 +472,7 @@ def _row(segment: SyncSegment) -> str:
 
 def _facts(found: Examination) -> Iterator[tuple[str, str]]:
     result = found.score
-    yield "measured by", result.engine
+    yield "measured by", found.scorer.title
     yield (
         "offset in SyncNet's sign",
         f"{result.offset_frames:+d} frames of 40 ms (plus: sound early)",
@@ -457,6 +480,11 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
     yield "sound is late by", f"{result.audio_late_ms:+.1f} ms"
     if result.lse_c is not None and result.lse_d is not None:
         yield "LSE-C, LSE-D (zero-padded, as published)", f"{result.lse_c:.3f}, {result.lse_d:.3f}"
+    if result.similarity is not None:
+        yield (
+            "cosine of mouth and sound, at the best shift and above the median",
+            f"{result.similarity:.3f}, {result.similarity_gain:+.3f}",
+        )
     if result.unbiased is not None:
         values = result.unbiased
         yield (
@@ -690,7 +718,9 @@ def picture(found: Examination, width: int = 960) -> np.ndarray:
     late, values, valley = _offset_curve(found)
     known = np.isfinite(values)
     title = (
-        "SyncNet distance if the sound is moved" if valley else "agreement if the sound is moved"
+        f"distance by {found.scorer.title} if the sound is moved"
+        if valley
+        else "agreement if the sound is moved"
     )
     frame_of(118, 278, f"{title} (ms; right: the sound is late)", marked=False)
     low, high = float(values[known].min()), float(values[known].max())

@@ -9,26 +9,27 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from ..errors import FaceError, SettingsError
 from ..types import Progress, Stages, SyncScore, SyncSegment
-from . import embedded, syncnet
+from . import embedded, engines
 from .crops import Protocol
 from .distance import MAX_SHIFT, ShiftCurve, shift_curve
 from .motion import MouthMotion, Watched, watch
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..faces.detect.base import Detector
-    from ..models.syncnet_v2 import SyncNetV2
     from ..types import FaceTrack, Voice
+    from .engines import Scorer
 
 log = logging.getLogger("lipsync.scoring")
 
-Engine = Literal["auto", "syncnet_v2", "embedded"]
-FRAME_MS = 1000 / syncnet.FPS
+FRAME_MS = 1000 / 25
 """Offsets count frames of this length whatever the clip's own rate, as SyncNet does."""
 SEGMENT = 4.0
 """Seconds of one segment: shorter ones cannot tell chance from agreement."""
@@ -45,18 +46,21 @@ UNITS = {
     "confidence": "0..1",
     "lse_c": "SyncNet distance, median minus minimum over 31 shifts",
     "lse_d": "SyncNet distance, minimum over 31 shifts",
+    "similarity": "0..1, cosine of picture and sound at the best of 31 shifts",
+    "similarity_gain": "-1..1, that minus the median over 31 shifts",
     "agreement": "-1..1, weighted correlation of mouth and voice",
     "start": "seconds",
     "end": "seconds",
     "speech_seconds": "seconds",
 }
-SYNCNET_LIKELY = 2.5
-"""LSE-C (unpadded) at which SyncNet's answer is taken for as likely right as wrong."""
-_SYNCNET_STEP = 0.36
-"""Width of the step from wrong to right: 3 is accepted, as data sets are filtered (LatentSync).
-Neither number is fitted here."""
-SYNCNET_WEAK = 0.4
-"""Part of the clip's own confidence below which a segment is weak."""
+WEAK_SHARE = 0.4
+"""Part of the clip's own gain below which a segment is weak for a network."""
+SURE = 1.4
+"""Steps above ``Scorer.likely`` from which the best shift of one segment is believed."""
+_CHANCE = (3.0, 0.5)
+"""Standard errors at which a best shift of 31 is as likely real as luck, and the width of the step."""
+_FITS = (0.5, 0.05)
+"""Cosine at which judges that were trained to say 1 or 0 say yes as likely as no, and the step."""
 _LEAST_WINDOWS = 1
 
 
@@ -78,16 +82,22 @@ class Examination:
     course: np.ndarray
     """``(T,)`` -1..1: agreement of mouth and voice around each frame; NaN where nothing can be said."""
     curve: ShiftCurve | None = None
+    """Of a network, padded as published where there is a published convention."""
     unbiased: ShiftCurve | None = None
     windows: np.ndarray | None = None
     """``(N,)`` seconds in the clip of each window of ``curve.confidence``."""
+
+    @property
+    def scorer(self) -> Scorer:
+        """The row of what measured it."""
+        return engines.row(self.score.engine)
 
 
 def score(
     video: str | Path,
     audio: str | Path | None = None,
     *,
-    engine: Engine = "auto",
+    engine: str = engines.AUTO,
     face: str = "largest",
     detector: str | Detector = "auto",
     start: Fraction | None = None,
@@ -98,8 +108,8 @@ def score(
 ) -> SyncScore:
     """Scores the mouth in ``video`` against its own sound, or against ``audio`` played from its start.
 
-    ``engine``: ``syncnet_v2`` needs its weights and torch; ``embedded`` needs nothing; ``auto`` is the
-    first if it is ready. Raises a :class:`LipSyncError` with one line where nothing can be scored.
+    ``engine``: a row of ``SCORERS``, or ``auto``: SyncNet v2 if it is ready, else the embedded
+    estimate, which needs nothing. Raises a :class:`LipSyncError` with one line where nothing can be scored.
     """
     return examine(
         video,
@@ -119,7 +129,7 @@ def examine(
     video: str | Path,
     audio: str | Path | None = None,
     *,
-    engine: Engine = "auto",
+    engine: str = engines.AUTO,
     face: str = "largest",
     detector: str | Detector = "auto",
     start: Fraction | None = None,
@@ -127,30 +137,33 @@ def examine(
     protocol: Protocol = "original",
     device: str = "auto",
     audio_at: Fraction = Fraction(0),
-    network: SyncNetV2 | None = None,
+    network: nn.Module | None = None,
     stages: Stages | None = None,
 ) -> Examination:
     """As :func:`score`, with everything that a report shows.
 
-    ``audio_at``: second of ``video`` at which ``audio`` begins. ``network``: SyncNet on its device
-    already, in the hands of whoever manages its memory; without, it is read and put on ``device``.
+    ``audio_at``: second of ``video`` at which ``audio`` begins. ``network``: the engine's network on its
+    device already, in the hands of whoever manages its memory; without, it is read and put on
+    ``device``.
     """
     from ..faces import choose, detect
     from ..media.audio import VoiceFile
     from ..media.reader import probe
 
-    name = pick(engine)
+    row = engines.row(pick(engine))
     if protocol not in get_args(Protocol):
         raise SettingsError(f"there is no crop protocol {protocol!r}; choose original or aligned")
+    if protocol != get_args(Protocol)[0] and not row.has_protocols:
+        log.warning("crop protocol %s says nothing to the %s; it is left out", protocol, row.title)
     choose.parse(face)
     stages = stages or _unwatched
     # Everything that can be refused is refused before the long work begins.
     probe(video)
     voice = VoiceFile(video if audio is None else audio)
-    if name == "embedded":
+    if not row.weights:
         network = None
     elif network is None:
-        network = syncnet.load(_device(device))
+        network = row.load(_device(device))
     finder = detect.pick(detector)
     watched = watch(
         video, detector=finder, start=start, end=end, progress=stages(f"faces ({finder.name})")
@@ -163,7 +176,7 @@ def examine(
     found = judge(watched, track, embedded.hear(voice), lead)
     found = replace(found, video=Path(video), audio=Path(audio) if audio else None)
     if network is not None:
-        found = _with_syncnet(found, network, voice, lead, protocol, stages("syncnet"))
+        found = _with_network(found, row, network, voice, lead, protocol, stages(row.title))
     log.info("%s: %s", video, found.score.summary)
     return found
 
@@ -217,15 +230,12 @@ def judge(watched: Watched, track: FaceTrack, heard: embedded.Heard, lead: Fract
 
 def pick(engine: str) -> str:
     """The scoring engine that ``engine`` means on this machine; SettingsError for an unknown one."""
-    if engine not in get_args(Engine):
-        known = ", ".join(get_args(Engine))
-        raise SettingsError(f"there is no scoring engine {engine!r}; choose one of {known}")
-    if engine != "auto":
-        return engine
-    reason = syncnet.missing()
+    if engine != engines.AUTO:
+        return engines.row(engine).name
+    reason = engines.SYNCNET_V2.missing()
     if reason is not None:
         log.info("scoring with the embedded estimate: %s", reason)
-    return "embedded" if reason else "syncnet_v2"
+    return (engines.EMBEDDED if reason else engines.SYNCNET_V2).name
 
 
 def sentence(result: SyncScore) -> str:
@@ -262,19 +272,20 @@ def sentence(result: SyncScore) -> str:
     return ", ".join(parts)
 
 
-def _with_syncnet(
+def _with_network(
     found: Examination,
-    network: object,
+    row: Scorer,
+    network: nn.Module,
     voice: Voice,
     lead: Fraction,
     protocol: Protocol,
     progress: Progress,
 ) -> Examination:
-    from ..models.syncnet_v2 import SyncNetV2
+    from . import judges
 
-    assert isinstance(network, SyncNetV2)
-    distances = syncnet.measure(
-        network,
+    judges.require(row.name, network)
+    distances = judges.measure(
+        judges.judge_of(row.name, network),
         found.watched,
         found.track,
         voice,
@@ -285,52 +296,95 @@ def _with_syncnet(
     count = len(distances.table)
     base = replace(
         found.score,
-        engine="syncnet_v2",
-        protocol={
-            "crop": protocol,
-            "padding": "lse_c, lse_d, offset_frames zero-padded as published; `unbiased` and "
-            "audio_late_ms without padded pairs",
-            "frame_rate": f"{syncnet.FPS}",
-            "windows": str(count),
-            "padded_share": f"{240 / (31 * count):.3f}" if count else "",
-            "shifts": f"-{MAX_SHIFT}..{MAX_SHIFT}",
-            "weights": syncnet.WEIGHTS,
-        },
+        engine=row.name,
+        protocol=_protocol(row, protocol, count, distances.counts),
     )
     if count < _LEAST_WINDOWS:
+        least = row.frames + 1
         result = replace(base, offset_frames=0, audio_late_ms=0.0, confidence=0.0, accepted=False)
-        text = "cannot tell: SyncNet needs at least 6 frames (0.24 s) of face and voice together"
+        text = (
+            f"cannot tell: {row.title} needs at least {least} frames ({least / judges.FPS:.2f} s) of "
+            "face and voice together"
+        )
         return replace(found, score=replace(result, summary=text))
-    curve = shift_curve(distances.table, "zero", lengths=distances.lengths)
-    unbiased = shift_curve(distances.table, "none", lengths=distances.lengths)
-    certain = 1.0 / (1.0 + math.exp(-(unbiased.lse_c - SYNCNET_LIKELY) / _SYNCNET_STEP))
-    windows = distances.frames / syncnet.FPS
+    rest = {"counts": distances.counts, "every": row.every}
+    unbiased = shift_curve(distances.table, "none", **rest)
+    curve = unbiased if row.is_cosine else shift_curve(distances.table, "zero", **rest)
+    windows = distances.frames / judges.FPS
+    certain = _certain(row, unbiased)
     result = replace(
         base,
         offset_frames=curve.offset_frames,
         audio_late_ms=-unbiased.offset_frames * FRAME_MS,
         confidence=round(certain, 4),
         accepted=certain >= embedded.ACCEPT,
-        lse_c=curve.lse_c,
-        lse_d=curve.lse_d,
-        unbiased={
-            "lse_c": unbiased.lse_c,
-            "lse_d": unbiased.lse_d,
-            "offset_frames": unbiased.offset_frames,
-        },
-        segments=_syncnet_segments(found.score.segments, windows, distances.table, unbiased),
+        segments=_network_segments(found.score.segments, windows, distances.table, unbiased, row),
     )
+    if row.is_cosine:
+        result = replace(result, similarity=1.0 - curve.lse_d, similarity_gain=curve.lse_c)
+    else:
+        result = replace(
+            result,
+            lse_c=curve.lse_c,
+            lse_d=curve.lse_d,
+            unbiased={
+                "lse_c": unbiased.lse_c,
+                "lse_d": unbiased.lse_d,
+                "offset_frames": unbiased.offset_frames,
+            },
+        )
     result = replace(result, summary=sentence(result))
     return replace(found, score=result, curve=curve, unbiased=unbiased, windows=windows)
 
 
-def _syncnet_segments(
+def _certain(row: Scorer, curve: ShiftCurve) -> float:
+    """0..1: that voice and mouth belong together, from the unpadded curve of a network.
+
+    None of the constants is fitted, see ``Scorer.likely``. Of the judges by cosine two things are
+    asked besides: that they say yes at all, and that the best of 31 shifts is no luck.
+    """
+    height = (curve.lse_c - row.likely) / row.step
+    if row.is_cosine:
+        # Windows overlap: so many of them say as much as one.
+        chance = curve.chance * math.sqrt(row.every / row.frames)
+        yes = 1.0 - curve.lse_d
+        height = min(height, (chance - _CHANCE[0]) / _CHANCE[1], (yes - _FITS[0]) / _FITS[1])
+    return 1.0 / (1.0 + math.exp(-max(height, -50.0)))
+
+
+def _protocol(row: Scorer, protocol: Protocol, count: int, counts: list[int]) -> dict[str, str]:
+    """What a reader must know to compare the numbers."""
+    told = {
+        "frame_rate": "25",
+        "windows": str(count),
+        "shifts": f"-{MAX_SHIFT}..{MAX_SHIFT}",
+        "weights": row.found()[0] if row.missing() is None else row.weights[0],
+        "acceptance": "by numbers that are not fitted: no published weights were at hand",
+    }
+    if row.is_cosine:
+        return told | {
+            "crop": "LatentSync's alignment, lower half"
+            if row.name == engines.STABLE_SYNCNET.name
+            else "box of our detector, lower half",
+            "window": f"{row.frames} frames, one every {row.every}",
+            "padding": "none: only pairs that exist",
+        }
+    return told | {
+        "crop": protocol,
+        "padding": "lse_c, lse_d, offset_frames zero-padded as published; `unbiased` and "
+        "audio_late_ms without padded pairs",
+        "padded_share": f"{240 * len(counts) / (31 * count):.3f}" if count else "",
+    }
+
+
+def _network_segments(
     segments: Sequence[SyncSegment],
     windows: np.ndarray,
     table: np.ndarray,
     curve: ShiftCurve,
+    row: Scorer,
 ) -> tuple[SyncSegment, ...]:
-    """The same segments with what SyncNet says of each."""
+    """The same segments with what a network says of each."""
     result = []
     best = MAX_SHIFT - curve.offset_frames
     for segment in segments:
@@ -342,9 +396,9 @@ def _syncnet_segments(
         confidence = float(np.median(means) - means[best])
         state = segment.state
         own = MAX_SHIFT - int(means.argmin())
-        certain = float(np.median(means) - means.min()) >= SYNCNET_LIKELY + 0.5
+        certain = float(np.median(means) - means.min()) >= row.likely + SURE * row.step
         if state in ("good", "weak", "off"):
-            enough = SYNCNET_WEAK * max(curve.lse_c, SYNCNET_LIKELY)
+            enough = WEAK_SHARE * max(curve.lse_c, row.likely)
             state = "good" if confidence >= enough else "weak"
             if certain and abs(own - curve.offset_frames) > 1:
                 state = "off"
@@ -352,7 +406,7 @@ def _syncnet_segments(
             replace(
                 segment,
                 state=state,
-                lse_d=float(means[best]),
+                lse_d=None if row.is_cosine else float(means[best]),
                 confidence=confidence,
                 offset_frames=own if certain else None,
             )

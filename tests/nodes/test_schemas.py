@@ -91,13 +91,14 @@ def test_choices_are_the_core_s(pack):
     from lipsync_pack.lipsync_core.engines.latentsync.presets import PRESETS
     from lipsync_pack.lipsync_core.faces.detect import DETECTORS
     from lipsync_pack.lipsync_core.scoring import sync
+    from lipsync_pack.lipsync_core.scoring.engines import SCORERS
 
     choices = pack.nodes.choices
     known = [row.name for row in ENGINES]
     known += [row.name for row in LATENTSYNC if row.name not in known]
     assert sorted(choices.ENGINES) == sorted(known)
     assert list(choices.DETECTORS) == [row.name for row in DETECTORS]
-    assert get_args(sync.Engine) == choices.SCORES
+    assert list(choices.SCORES) == ["auto", *(row.name for row in SCORERS)]
     assert get_args(sync.Protocol) == choices.PROTOCOLS
     assert list(choices.PRESETS) == ["auto", *(row.name for row in PRESETS)]
 
@@ -108,7 +109,10 @@ def test_defaults_are_the_core_s(pack, nodes):
     settings = Settings()
     for node_id in ("LipSyncDubVideo", "LipSyncAlignFaces", "LipSyncSampleMouths"):
         for item in nodes[node_id].GET_SCHEMA().inputs:
-            if hasattr(settings, item.id) and item.id not in ("engine",):
+            if item.id == "speaker":
+                # Its word for nobody in particular: a list of choices cannot hold None.
+                assert pack.nodes.bridge.speaker(item.default) is settings.speaker
+            elif hasattr(settings, item.id) and item.id not in ("engine",):
                 assert item.default == getattr(settings, item.id), (node_id, item.id)
 
 

@@ -1,5 +1,6 @@
 """SyncNet over a clip in a stream gives what one large batch gives, with weights from a file."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from lipsync_core.errors import LipSyncError  # noqa: E402
 from lipsync_core.media.audio import VoiceFile  # noqa: E402
 from lipsync_core.media.reader import Reader  # noqa: E402
 from lipsync_core.models.syncnet_v2 import SyncNetV2  # noqa: E402
-from lipsync_core.scoring import syncnet  # noqa: E402
+from lipsync_core.scoring import engines, judges  # noqa: E402
 from lipsync_core.scoring.crops import Crops  # noqa: E402
 from lipsync_core.scoring.distance import MAX_SHIFT, pair_distances  # noqa: E402
 
@@ -29,16 +30,18 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("protocol", ["original", "aligned"])
 def test_stream_equals_batch(folder, tmp_path, monkeypatch, drawn_clip, drawn_watch, protocol):
     monkeypatch.setenv("LIPSYNC_MODELS", str(folder))
-    monkeypatch.setattr(syncnet, "_BATCH", 4)
+    row = replace(engines.SYNCNET_V2, batch=4)
+    monkeypatch.setattr(judges._SyncNetV2, "row", row)
     clip = drawn_clip(tmp_path / "clip.mkv", seconds=0.6)
     watched = drawn_watch(clip)
     track, voice = watched.people.tracks[0], VoiceFile(clip)
-    network = syncnet.load()
-    found = syncnet.measure(
-        network, watched, track, voice, voice_at_start=Fraction(0), protocol=protocol
-    )
+    network = row.load()
+    found = judges.measure(
+        judges.judge_of("syncnet_v2", network), watched, track, voice,
+        voice_at_start=Fraction(0), protocol=protocol,
+    )  # fmt: skip
     count = 15 - 5
-    assert found.lengths == [count]
+    assert found.counts == [count]
     assert found.frames.tolist() == list(range(count))
     crops = Crops(track, np.arange(15), protocol=protocol)
     images = [crops.cut(frame, frame.index)[..., ::-1] for frame in Reader(clip)]
@@ -54,8 +57,6 @@ def test_stream_equals_batch(folder, tmp_path, monkeypatch, drawn_clip, drawn_wa
 
 
 def test_a_cut_begins_a_new_stretch(folder, tmp_path, monkeypatch, drawn_clip, drawn_watch):
-    from dataclasses import replace
-
     monkeypatch.setenv("LIPSYNC_MODELS", str(folder))
     clip = drawn_clip(tmp_path / "clip.mkv", seconds=0.8)
     watched = drawn_watch(clip)
@@ -64,10 +65,9 @@ def test_a_cut_begins_a_new_stretch(folder, tmp_path, monkeypatch, drawn_clip, d
     present = np.ones(20, bool)
     present[-2:] = False
     track = replace(track, shots=shots, present=present)
-    found = syncnet.measure(
-        syncnet.load(), watched, track, VoiceFile(clip), voice_at_start=Fraction(0)
-    )
-    assert found.lengths == [3, 5]
+    judge = judges.judge_of("syncnet_v2", engines.SYNCNET_V2.load())
+    found = judges.measure(judge, watched, track, VoiceFile(clip), voice_at_start=Fraction(0))
+    assert found.counts == [3, 5]
     assert found.frames.tolist() == [*range(3), *range(8, 13)]
 
 
@@ -77,7 +77,7 @@ def test_foreign_weights_are_named(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "lipsync" / "syncnet_v2.model")
     monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path))
     with pytest.raises(LipSyncError, match=r"syncnet_v2\.model is not SyncNet v2"):
-        syncnet.load()
+        engines.SYNCNET_V2.load()
 
 
 def test_absent_weights_say_what_to_do(tmp_path, monkeypatch):
@@ -86,4 +86,4 @@ def test_absent_weights_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(LipSyncError, match="lipsync models download syncnet-v2"):
-        syncnet.load()
+        engines.SYNCNET_V2.load()
