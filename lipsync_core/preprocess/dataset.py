@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ log = logging.getLogger("lipsync.preprocess")
 INDEX = "index.parquet"
 PLAIN = "index.jsonl"
 SHARDS = "shards"
+SHARD_LIST = "shards.json"
+"""In ``SHARDS``: which bytes of which tar file are whose, so that clips can be read at random."""
 
 
 def table(manifest: Manifest) -> list[dict[str, Any]]:
@@ -87,12 +90,22 @@ def write_index(output: Path) -> Path:
 def write_shards(output: Path, megabytes: int) -> int:
     """WebDataset tar files of about ``megabytes``: ``KEY.mp4``, ``KEY.safetensors``, ``KEY.json``.
 
-    The same clips give the same bytes. Returns how many files there are.
+    Beside them ``shards.json``: one row a clip with ``key``, ``frames``, ``seconds``, ``source_key``,
+    the ``tar`` and, by ending, ``members`` as offset and size in bytes. The same clips give the same
+    bytes. Returns how many tar files there are.
     """
-    folder = output / SHARDS
-    folder.mkdir(exist_ok=True)
     with Manifest(output / NAME) as manifest:
         rows = table(manifest)
+    return pack(rows, output, megabytes)
+
+
+def pack(rows: Sequence[Mapping[str, Any]], output: Path, megabytes: int) -> int:
+    """``write_shards`` of these rows of an index; also for folders that have no manifest."""
+    folder = output / SHARDS
+    folder.mkdir(exist_ok=True)
+    # An old list must not speak of new files, should this end half-way.
+    (folder / SHARD_LIST).unlink(missing_ok=True)
+    clips: list[dict[str, Any]] = []
     number = 0
     archive: tarfile.TarFile | None = None
     part = folder / "shard.part"
@@ -102,7 +115,7 @@ def write_shards(output: Path, megabytes: int) -> int:
         nonlocal archive, number, filled
         if archive is not None:
             archive.close()
-            part.replace(folder / f"clips-{number:06d}.tar")
+            part.replace(folder / _shard(number))
             number, filled, archive = number + 1, 0, None
 
     for one in rows:
@@ -113,15 +126,28 @@ def write_shards(output: Path, megabytes: int) -> int:
             ("safetensors", (output / one["features"]).read_bytes()),
             ("json", json.dumps(one).encode()),
         ]
+        places = {}
         for ending, data in members:
             info = tarfile.TarInfo(f"{one['key']}.{ending}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
             filled += len(data)
+            # What was added ends with the block that holds its last byte.
+            blocks = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            places[ending] = [archive.offset - blocks, len(data)]
+        kept = {name: one[name] for name in ("key", "frames", "seconds", "source_key")}
+        clips.append({**kept, "tar": _shard(number), "members": places})
         if filled >= megabytes * 1_000_000:
             end()
     end()
     for old in folder.glob("clips-*.tar"):
         if int(old.stem.rpartition("-")[2]) >= number:
             old.unlink()
+    listed = {"kind": "lipsync shards", "version": 1, "clips": clips}
+    part.write_text(json.dumps(listed), encoding="utf-8")
+    part.replace(folder / SHARD_LIST)
     return number
+
+
+def _shard(number: int) -> str:
+    return f"clips-{number:06d}.tar"

@@ -166,8 +166,16 @@ def test_index_shards_and_report(ran):
     assert len(names) == 3 * done.clips
     assert {name.rsplit(".", 1)[0] for name in names} == {one["key"] for one in table}
     assert one["key"] == names[2].rsplit(".", 1)[0]
+    listed = (output / "shards" / "shards.json").read_bytes()
+    for row in json.loads(listed)["clips"]:
+        for ending, (start, size) in row["members"].items():
+            data = (output / "shards" / row["tar"]).read_bytes()[start : start + size]
+            name = {"mp4": "clip", "safetensors": "features"}.get(ending)
+            own = next(one for one in table if one["key"] == row["key"])
+            assert data == (output / own[name]).read_bytes() if name else json.loads(data)
     dataset.write_shards(output, 1)
     assert (output / "shards" / "clips-000000.tar").read_bytes() == first
+    assert (output / "shards" / "shards.json").read_bytes() == listed
     page = report.write_report(output, output / "report").read_text(encoding="utf-8")
     assert "no face" in page
     assert "<svg" in page
