@@ -169,6 +169,13 @@ def _sync(shapes: Shapes, channels: int, attention: bool) -> bool:
     return heard and len(seen) == 4 and seen[1] == channels and has == attention
 
 
+def _vgg(shapes: Shapes, last: int) -> bool:
+    """``last``: number of the last convolution. With batch norms number 1 has weights too."""
+    plain = "features.1.weight" not in shapes and f"features.{last + 2}.weight" not in shapes
+    ends = (shapes.get(f"features.{number}.weight") for number in (0, last))
+    return plain and list(ends) == [(64, 3, 3, 3), (512, 512, 3, 3)]
+
+
 def _has(*names: str) -> Callable[[Shapes], bool]:
     return lambda shapes: all(name in shapes for name in names)
 
@@ -262,6 +269,24 @@ KINDS: tuple[Kind, ...] = (
         name="syncnet-v2",
         title="SyncNet v2",
         test=_has("netcnnaud.0.weight", "netcnnlip.0.weight"),
+    ),
+    Kind(
+        name="videomae",
+        title="an encoder of VideoMAE v2",
+        test=lambda s: (
+            len(s.get("patch_embed.proj.weight", ())) == 5
+            and _has("blocks.0.attn.q_bias", "fc_norm.weight")(s)
+        ),
+    ),
+    Kind(name="vgg16", title="VGG16", test=lambda s: _vgg(s, 28)),
+    Kind(name="vgg19", title="VGG19", test=lambda s: _vgg(s, 34)),
+    Kind(
+        name="lpips-vgg16",
+        title="the linear layers of LPIPS on VGG16",
+        test=lambda s: (
+            [s.get(f"lin{n}.model.1.weight", (0, 0))[1] for n in range(5)]
+            == [64, 128, 256, 512, 512]
+        ),
     ),
     Kind(
         name="wav2lip",
