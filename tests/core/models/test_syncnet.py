@@ -102,3 +102,17 @@ def test_the_loss_ends_nowhere():
     loss = sync_loss(opposite, opposite.roll(1, 1), torch.ones(3))
     assert torch.isfinite(loss)
     assert loss > 10
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_published_size_gives_the_original_s_embeddings(golden, seeded):
+    """401 million weights; the test of the wiring above has narrower layers."""
+    network = StableSyncNet().train(False)
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    network.load_state_dict(seeded(shapes, 20240201, 1.4), assign=True)
+    given = load_file(golden("latentsync/syncnet_attn_reduced_io.safetensors"))
+    io = load_file(golden("latentsync/syncnet_attn_full_io.safetensors"))
+    seen, heard = network(given["vision"].float(), given["audio"].float())
+    torch.testing.assert_close(seen, io["vision_embeds"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(heard, io["audio_embeds"], atol=1e-5, rtol=0)
