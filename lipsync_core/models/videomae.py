@@ -125,6 +125,7 @@ class VideoMAE(nn.Module):
         self.config = config = config or VideoMAEConfig()
         self.checkpointing = False
         """Trades time for memory where a gradient goes back to the frames."""
+        self._positions = torch.empty(0)
         self.patch_embed = Patches(config)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.depth)])
         self.fc_norm = nn.LayerNorm(config.width, eps=EPSILON)
@@ -147,10 +148,17 @@ class VideoMAE(nn.Module):
                 f"{frames.shape[1]} frames are no multiple of; take a longer or shorter window"
             )
         tokens = self.patch_embed(frames)
-        tokens = tokens + positions(*tokens.shape[1:]).to(tokens)
+        tokens = tokens + self._place(tokens)
         for block in self.blocks:
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, use_reentrant=False)
             else:
                 tokens = block(tokens)
         return self.fc_norm(tokens.mean(1))
+
+    def _place(self, tokens: Tensor) -> Tensor:
+        """The position table beside ``tokens``, kept for the next call."""
+        kept = self._positions
+        if (kept.shape, kept.dtype, kept.device) != (tokens.shape[1:], tokens.dtype, tokens.device):
+            self._positions = positions(*tokens.shape[1:]).to(tokens)
+        return self._positions

@@ -1,4 +1,4 @@
-"""Reference data and seeded weights for all tests of the core."""
+"""Reference data and seeded weights for all tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
