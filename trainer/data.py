@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipsync_core.audio import sync_mel
 from lipsync_core.audio.windows import window_steps
 from lipsync_core.errors import LipSyncError, SettingsError
 
@@ -33,8 +34,6 @@ log = logging.getLogger("lipsync.trainer")
 
 FPS = 25
 """Pictures a second of every clip."""
-COLUMNS_PER_SECOND = 80
-"""Of the spectrogram that SyncNet hears."""
 HELD_OUT = 20
 """Every so many sources one is for validation."""
 TRIES = 100
@@ -557,12 +556,12 @@ class Draws:
 
 def columns(frame_count: int) -> int:
     """Columns of the sync spectrogram under so many frames: 52 for 16, 80 for 25, 16 for 5."""
-    return -(-frame_count * COLUMNS_PER_SECOND // FPS)
+    return -(-frame_count * sync_mel.COLUMNS_PER_SECOND // FPS)
 
 
 def mel_start(frame: int) -> int:
     """Column at which the sound of this frame begins."""
-    return frame * COLUMNS_PER_SECOND // FPS
+    return frame * sync_mel.COLUMNS_PER_SECOND // FPS
 
 
 def mel_window(clip: Clip, frame: int, width: int) -> np.ndarray:
@@ -571,7 +570,7 @@ def mel_window(clip: Clip, frame: int, width: int) -> np.ndarray:
     if mel is None:
         raise BadClip("it has no mel")
     start = mel_start(frame)
-    if mel.ndim != 2 or mel.shape[0] != 80 or mel.shape[1] < start + width:
+    if mel.ndim != 2 or mel.shape[0] != sync_mel.BANDS or mel.shape[1] < start + width:
         raise BadClip(
             f"its mel is {mel.shape}, where frame {frame} needs columns up to {start + width}"
         )

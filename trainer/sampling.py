@@ -102,7 +102,7 @@ class Apart(Sampling):
 class PoseMouth(Sampling):
     """MuseTalk 1.5: for each frame a reference of a like pose whose mouth is another.
 
-    Of the clip's ``N`` frames ``k = int(TOP * N)`` count as alike in pose and ``k`` as unlike in the
+    Of the clip's ``N`` frames ``k = int(top * N)`` count as alike in pose and ``k`` as unlike in the
     mouth; the reference is one of those in both. Where there is none, or it is closer than ``NEAR``,
     it is any frame within ``5 * frames`` that is not closer. The original draws that one beyond the
     ends of the clip too and moves it to the end, which at an end gives the very frame to be drawn
@@ -111,6 +111,7 @@ class PoseMouth(Sampling):
 
     name: str
     frames: int
+    top: float = TOP
 
     @property
     def min_frames(self) -> int:  # type: ignore[override]
@@ -127,7 +128,7 @@ class PoseMouth(Sampling):
     def _reference(
         self, pose: np.ndarray, mouth: np.ndarray, drive: int, rng: np.random.Generator
     ) -> int:
-        common = np.intersect1d(alike(pose, drive), unlike(mouth, drive))
+        common = np.intersect1d(alike(pose, drive, self.top), unlike(mouth, drive, self.top))
         if len(common):
             chosen = int(rng.choice(common))
             if abs(chosen - drive) >= NEAR:
@@ -149,13 +150,13 @@ def distances(shapes: np.ndarray, drive: int) -> np.ndarray:
     return np.sqrt(np.square(apart).sum(-1)).mean(-1)
 
 
-def alike(pose: np.ndarray, drive: int, top: float = TOP) -> np.ndarray:
+def alike(pose: np.ndarray, drive: int, top: float) -> np.ndarray:
     """The ``int(top * N)`` frames nearest in ``(N, L, D)`` to ``drive``, itself left out, nearest first."""
     order = np.argsort(distances(pose, drive), kind="stable")
     return order[1 : int(top * len(pose)) + 1]
 
 
-def unlike(mouth: np.ndarray, drive: int, top: float = TOP) -> np.ndarray:
+def unlike(mouth: np.ndarray, drive: int, top: float) -> np.ndarray:
     """The ``int(top * N)`` frames farthest in ``(N, L, D)`` from ``drive``, farthest first."""
     order = np.argsort(-distances(mouth, drive), kind="stable")
     return order[: int(top * len(mouth))]
