@@ -15,15 +15,18 @@ from lipsync_core.weights.catalog import CATALOG, Entry, entry
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from lipsync_core.engines.latentsync.pictures import Pictures
+    from lipsync_core.models.syncnet import StableSyncNet
     from lipsync_core.models.vgg import Lpips
     from lipsync_core.models.videomae import VideoMAE
 
 VGG = "vgg16"
 HEADS = "lpips-vgg16"
 VIDEOMAE = "videomae-v2-g"
-"""Rows of the catalogue; the first and the last are also what a recipe says by default."""
+VAE = "sd-vae-ft-mse"
+"""Rows of the catalogue, of which a recipe may name others of the same kind."""
 
 
 def lpips(vgg: str = VGG) -> Lpips:
@@ -59,6 +62,64 @@ def videomae(name: str = VIDEOMAE, *, dtype: torch.dtype | None = None) -> Video
         net = VideoMAE(config_of({key: tuple(value.shape) for key, value in state.items()}))
     net.load_state_dict(state, assign=True)
     return net.to(dtype).requires_grad_(False).train(False)
+
+
+def pictures(name: str, device: torch.device, *, batch: int = 16) -> Pictures:
+    """The VAE (a row or a path) on ``device``, in float32 on a CPU and float16 elsewhere."""
+    import torch
+
+    from lipsync_core.engines.latentsync.pictures import Pictures, build_vae
+
+    vae = build_vae(tensors.vae_names(_read(name, entry(VAE))))
+    exact = torch.float32 if device.type == "cpu" else torch.float16
+    # past diffusers' own ``to``, which warns about nothing
+    torch.nn.Module.to(vae, device, exact)
+    return Pictures(vae, tiny=False, batch=batch)
+
+
+def syncnet(name: str) -> StableSyncNet:
+    """StableSyncNet of whichever kind the row or path ``name`` holds, in float32 on the CPU."""
+    from lipsync_core.models.syncnet import BY_KIND, StableSyncNet
+
+    found = _of_kinds(name, tuple(BY_KIND), "latentsync-1.6-syncnet")
+    net = StableSyncNet(BY_KIND[found[0]])
+    net.load_state_dict({key: value.float() for key, value in found[1].items()})
+    return net.requires_grad_(False).train(False)
+
+
+def whisper(name: str) -> nn.Module:
+    """The encoder of the row or path ``name``, in float32 on the CPU."""
+    from lipsync_core.audio.whisper import build_encoder
+
+    _, loaded = _of_kinds(name, ("whisper-openai", "whisper-hf"), "whisper-tiny")
+    encoder = tensors.whisper_encoder(loaded)
+    return build_encoder({key: value.float() for key, value in encoder.items()})
+
+
+UNETS = (
+    "latentsync-unet-motion",
+    "latentsync-unet-decoder-motion",
+    "latentsync-unet",
+    "sd-unet",
+)
+
+
+def unet_tensors(name: str) -> dict[str, Tensor]:
+    """Tensors of a LatentSync or Stable Diffusion 1.5 UNet: a row (``sd15`` is one) or a path."""
+    return _of_kinds(name, UNETS, "sd15")[1]
+
+
+def _of_kinds(name: str, kinds: tuple[str, ...], example: str) -> tuple[str, dict[str, Tensor]]:
+    """Kind and tensors of the row called ``name``, or of the file there."""
+    rows = {row.name for row in CATALOG}
+    if name in rows and entry(name).kind in kinds:
+        return entry(name).kind, tensors.load(name)
+    path = Path(name).expanduser()
+    if name in rows or not path.is_file():
+        raise WeightsError(
+            f"'{name}' is neither a file nor a fitting model of the catalogue; take {example}"
+        )
+    return tensors.require(path, *kinds).name, tensors.read_tensors(path)
 
 
 def _read(name: str, row: Entry) -> dict[str, Tensor]:

@@ -91,11 +91,22 @@ PIXEL_25 = SyncNetConfig(
 )
 """A second at a time. Not published."""
 
+TINY = SyncNetConfig(
+    audio=Ladder(in_channels=1, channels=(32, 64, 96, 128, 128, 256), factors=LATENT.audio.factors),
+    visual=Ladder(
+        in_channels=48,
+        channels=(32, 64, 96, 128, 128, 256),
+        factors=((1, 2), *((2, 2),) * 5),
+    ),
+)
+"""Ours, for trying things: looks at the lower halves of 64 px crops, ``(48, 32, 64)``."""
+
 BY_KIND: Mapping[str, SyncNetConfig] = {
     "syncnet-16-pixel-attn": PIXEL_ATTENTION,
     "syncnet-16-pixel": PIXEL,
     "syncnet-16-latent": LATENT,
     "syncnet-25-pixel": PIXEL_25,
+    "syncnet-16-tiny": TINY,
 }
 """By what ``weights.tensors.identify`` calls a checkpoint."""
 

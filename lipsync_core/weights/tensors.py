@@ -216,6 +216,13 @@ KINDS: tuple[Kind, ...] = (
         test=lambda s: any(name.startswith("model.diffusion_model.") for name in s),
     ),
     Kind(
+        name="syncnet-16-tiny",
+        title="the tiny StableSyncNet for 64 px crops",
+        test=lambda s: (
+            _sync(s, 48, attention=False) and s["visual_encoder.conv_in.weight"][0] == 32
+        ),
+    ),
+    Kind(
         name="syncnet-16-pixel-attn",
         title="StableSyncNet with attention (LatentSync 1.5 or 1.6)",
         test=lambda s: _sync(s, 48, attention=True),
