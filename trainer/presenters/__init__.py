@@ -1,0 +1,1 @@
+"""People who were never filmed: rendered talking heads with perfect truth, from a number."""
