@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .faces.track import People, Sighting
     from .media.frame import Frame
     from .media.reader import Clip
+    from .scoring.segments import Stretch
     from .scoring.speakers import Assignment
     from .types import FaceTrack, Voice
 
@@ -87,6 +88,16 @@ class Learnt:
     reused: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Who was drawn in an output, for whoever looks at it afterwards."""
+
+    people: People
+    """Everyone of the clip, one row for each frame of the output."""
+    shares: dict[tuple[int, int], np.ndarray]
+    """By number of the track and of the voice: ``(T,)`` 0..1, how far a new mouth is in each frame."""
+
+
 def dub(
     clip: str | Path,
     voices: str | Path | Sequence[str | Path],
@@ -99,36 +110,66 @@ def dub(
     """Makes the person in ``clip`` (a video or a still) speak each of ``voices``; one result a voice.
 
     With one voice ``output`` is the file to write; with several it is a folder, or a name holding
-    ``{voice}``. ``choices`` are fields of :class:`Settings`. Raises a :class:`LipSyncError` with one
-    line that says what to do; a file that was not finished is not left behind.
+    ``{voice}``. Where ``settings.speaker`` is a file that gives turns to several voices, there is one
+    result, in which each voice comes from its own people. ``choices`` are fields of :class:`Settings`.
+    Raises a :class:`LipSyncError` with one line that says what to do; a file that was not finished is
+    not left behind.
     """
+    settings = _settled(settings or Settings(), choices)
+    return [done for done, _ in draw(clip, voices, output, settings=settings, stages=stages)]
+
+
+def draw(
+    clip: str | Path,
+    voices: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    settings: Settings,
+    stages: Stages | None = None,
+    only: Sequence[Stretch] | None = None,
+) -> list[tuple[Dubbed, Drawn]]:
+    """As ``dub``, saying also who was drawn. ``only``: seconds of the output outside which nothing is."""
     from . import engines
     from .faces import detect
     from .faces.choose import parse
     from .media.audio import open_voice
+    from .media.mix import Mix
     from .media.reader import Reader
     from .media.writer import check_output, choose_encoding
 
-    settings = _settled(settings or Settings(), choices)
+    settings = _settled(settings, {})
     parse(settings.face)
     stages = stages or _unwatched
     clock: dict[str, float] = {}
     # Everything that can be refused is refused before the long work begins.
     reader = Reader(clip, start=settings.start, end=settings.end)
     engine = engines.pick(settings.engine)
-    with _timed(clock, "voices"):
-        pairs = [
-            (open_voice(voice), path) for voice, path in _outputs(Path(clip), voices, Path(output))
-        ]
-    inputs = [Path(clip), *(voice.path for voice, _ in pairs)]
-    for _, path in pairs:
-        kind = check_output(path, inputs=inputs, overwrite=settings.overwrite)
-        choose_encoding(reader.clip, kind, **_encoding(settings))
+    together = False
     if settings.speaker is not None:
         from .scoring import speakers
 
         trimmed = settings.start is not None or settings.end is not None
-        speakers.check(settings.speaker, reader.clip, trimmed=trimmed)
+        named = speakers.check(settings.speaker, reader.clip, trimmed=trimmed)
+        together = named > 1
+        if together and (given := 1 if isinstance(voices, (str, Path)) else len(voices)) < named:
+            raise SettingsError(
+                f"{settings.speaker} gives turns to voice {named - 1}, and voices count from 0; "
+                f"{given} voice{'s were' if given > 1 else ' was'} given, name {named}"
+            )
+    with _timed(clock, "voices"):
+        opened = [
+            (open_voice(voice), path)
+            for voice, path in _outputs(Path(clip), voices, Path(output), together=together)
+        ]
+        # What is spoken by whom, what is heard, and where it goes.
+        jobs = [([voice], voice, path) for voice, path in opened]
+        if together:
+            spoken = [voice for voice, _ in opened]
+            jobs = [(spoken, Mix(spoken), opened[0][1])]
+    inputs = [Path(clip), *(voice.path for voice, _ in opened)]
+    for _, _, path in jobs:
+        kind = check_output(path, inputs=inputs, overwrite=settings.overwrite)
+        choose_encoding(reader.clip, kind, **_encoding(settings))
     with _timed(clock, "faces"):
         learnt = _look(reader, engine, detect.pick(settings.detector), settings, stages)
     turns = None
@@ -143,13 +184,15 @@ def dub(
                 progress=stages("speakers"),
             )
     results = []
-    for voice, path in pairs:
-        name = "dub" if len(pairs) == 1 else f"dub {voice.path.stem}"
+    for spoken, sound, path in jobs:
+        name = "dub" if len(jobs) == 1 else f"dub {spoken[0].path.stem}"
         own = dict(clock)
         with _timed(own, "dub"):
-            result = _speak(reader, learnt, turns, voice, path, engine, settings, stages(name))
-        results.append(replace(result, seconds=own))
-        log.info("%s", results[-1].sentence())
+            result, drawn = _speak(
+                reader, learnt, turns, spoken, sound, path, engine, settings, only, stages(name)
+            )
+        results.append((replace(result, seconds=own), drawn))
+        log.info("%s", result.sentence())
     return results
 
 
@@ -201,13 +244,15 @@ def _speak(
     reader: Any,
     learnt: Learnt,
     turns: Assignment | None,
-    voice: Any,
+    voices: Sequence[Any],
+    sound: Any,
     path: Path,
     engine: Engine,
     settings: Settings,
+    only: Sequence[Stretch] | None,
     progress: Progress,
-) -> Dubbed:
-    """Draws one voice's mouth into the clip and writes the result."""
+) -> tuple[Dubbed, Drawn]:
+    """Draws the mouths that ``voices`` ask for into the clip and writes the result with ``sound``."""
     from .faces.choose import check_present, choose
     from .media import length
     from .media.reader import prefetch
@@ -217,14 +262,18 @@ def _speak(
     plan = length.plan(
         learnt.edges.tolist(),
         learnt.time_base,
-        voice.duration,
+        sound.duration,
         settings.length,
         is_still=clip.is_still,
     )
     times = [edge * learnt.time_base for edge in plan.edges[:-1]]
     face = "all" if turns is not None and settings.face == "largest" else settings.face
     tracks = choose(learnt.people, face, times, (clip.width, clip.height))
-    parts = [_Part(learnt, track, turns) for track in tracks]
+    parts = [
+        _Part(learnt, track, number, None if turns is None else turns.of_voice(number, len(voices)))
+        for track in tracks
+        for number in range(len(voices))
+    ]
     if settings.missing == "error":
         for part in parts:
             check_present(part.needed, end=min(plan.frame_count, part.needed.frame_count))
@@ -234,24 +283,31 @@ def _speak(
             f"{clip.path.name}; choose another face, or leave --face out for everybody who speaks"
         )
     progress(0, plan.frame_count)
-    heard = _Heeded(voice, lambda: progress(0, plan.frame_count))
-    speech = engine.listen(heard, plan.times())
+    parts = [part for part in parts if turns is None or part.drawn.present.any()]
+    heard = {
+        number: _Heeded(voices[number], lambda: progress(0, plan.frame_count))
+        for number in dict.fromkeys(part.voice for part in parts)
+    }
+    speeches = {number: engine.listen(voice, plan.times()) for number, voice in heard.items()}
     progress(0, plan.frame_count)
+    asked = None
+    if only is not None:
+        from .scoring.segments import shares
+
+        asked = shares([float(plan.time(row)) for row in range(plan.frame_count)], only) > 0
     mouths = [
-        _Mouth(part, learnt, engine, speech, clip, settings)
-        for part in parts
-        if turns is None or part.drawn.present.any()
+        _Mouth(part, learnt, engine, speeches[part.voice], clip, settings, asked) for part in parts
     ]
     painted = 0
     left = threading.Event()
-    heard.heed = _leaving(left)
-    for mouth in mouths:
-        mouth.session.heed = heard.heed
+    heed = _leaving(left)
+    for watcher in (*heard.values(), *(mouth.session for mouth in mouths)):
+        watcher.heed = heed
     progress(0, plan.frame_count)
     with Writer(
         path,
         clip=clip,
-        voice=voice,
+        voice=sound,
         audio_duration=plan.audio_duration,
         overwrite=settings.overwrite,
         metadata={"comment": PROVENANCE} if settings.tag else None,
@@ -271,18 +327,49 @@ def _speak(
                 preview = frame.reduced(PREVIEW_SIDE) if row % PREVIEW_EVERY == 0 else None
                 row += 1
                 progress(row, plan.frame_count, preview)
-    return Dubbed(
+    done = Dubbed(
         output=path,
         engine=engine.name,
         mode=", ".join(dict.fromkeys(mouth.session.mode for mouth in mouths)),
         detector=learnt.people.detector,
-        faces=len(mouths),
+        faces=len({part.number for part in parts}),
         frames=plan.frame_count,
         painted=painted,
         frame_rate=plan.frame_rate,
         duration=plan.duration,
-        voice_duration=voice.duration,
+        voice_duration=sound.duration,
         track_reused=learnt.reused,
+    )
+    return done, _shown(learnt.people, parts, plan)
+
+
+def _shown(people: People, parts: Sequence[_Part], plan: Any) -> Drawn:
+    """The people of the clip on the frames of the output."""
+    import numpy as np
+
+    sources = np.fromiter(plan.sources(), np.int64, plan.frame_count)
+    # A jump in the source is a cut in the output.
+    jumps = np.abs(np.diff(sources, prepend=sources[:1])) > 1
+    tracks = []
+    for track in people.tracks:
+        shots = track.shots[sources]
+        cuts = np.diff(shots, prepend=shots[:1]) != 0
+        tracks.append(
+            replace(
+                track,
+                points=track.points[sources],
+                boxes=track.boxes[sources],
+                present=track.present[sources],
+                strength=track.strength[sources],
+                shots=np.cumsum(jumps | cuts).astype(np.int32),
+            )
+        )
+    return Drawn(
+        people=replace(people, tracks=tracks, frame_count=plan.frame_count),
+        shares={
+            (part.number, part.voice): (part.drawn.strength * part.drawn.present)[sources]
+            for part in parts
+        },
     )
 
 
@@ -316,9 +403,13 @@ class _Heeded:
 
 
 class _Part:
-    """What one person has to say in a clip: all of it, or their turns."""
+    """What one person has to say with one voice in a clip: all of it, or their turns."""
 
-    def __init__(self, learnt: Learnt, track: FaceTrack, turns: Assignment | None) -> None:
+    def __init__(
+        self, learnt: Learnt, track: FaceTrack, voice: int, turns: Assignment | None
+    ) -> None:
+        self.voice = voice
+        """Number of the voice."""
         self.number = next(i for i, other in enumerate(learnt.people.tracks) if other is track)
         self.whole = self.drawn = self.needed = track
         """As followed; as it is to be drawn; and absent only where it is to be drawn but cannot."""
@@ -342,9 +433,12 @@ class _Mouth:
         speech: Any,
         clip: Clip,
         settings: Settings,
+        asked: np.ndarray | None = None,
     ) -> None:
+        """``asked``: bool for each frame of the output; where False nothing is drawn."""
         from .faces import align
 
+        self._asked = asked
         person = learnt.people.persons[part.number]
         track = replace(part.whole, sar=float(clip.sar))
         self.track = replace(part.drawn, sar=float(clip.sar))
@@ -356,7 +450,7 @@ class _Mouth:
 
     def draw(self, frames: list[Frame], outputs: Sequence[int]) -> None:
         """Replaces those of ``frames`` in which the person is there by frames with the new mouth."""
-        for steps in self._stretches(frames):
+        for steps in self._stretches(frames, outputs):
             self._draw(frames, steps, [outputs[step] for step in steps])
 
     def _draw(self, frames: list[Frame], steps: Sequence[int], outputs: Sequence[int]) -> None:
@@ -390,11 +484,13 @@ class _Mouth:
                 mixed = source_rgb + alpha[..., None] * (rgb - source_rgb)
                 frames[step] = frames[step].painted(x, y, mixed, alpha)
 
-    def _stretches(self, frames: Sequence[Frame]) -> Iterator[list[int]]:
+    def _stretches(self, frames: Sequence[Frame], outputs: Sequence[int]) -> Iterator[list[int]]:
         """Runs of at most a window in which the person is there: an engine never sees a gap."""
         steps: list[int] = []
         for step, frame in enumerate(frames):
             here = self.track.strength[frame.index] > 0
+            if self._asked is not None and not self._asked[outputs[step]]:
+                here = False
             cut = bool(steps) and (
                 self.track.shots[frame.index] != self.track.shots[frames[steps[-1]].index]
             )
@@ -517,13 +613,20 @@ def _settled(settings: Settings, choices: dict[str, Any]) -> Settings:
 
 
 def _outputs(
-    clip: Path, voices: str | Path | Sequence[str | Path], output: Path
+    clip: Path, voices: str | Path | Sequence[str | Path], output: Path, *, together: bool = False
 ) -> list[tuple[Path, Path]]:
-    """Which voice goes into which file."""
+    """Which voice goes into which file; all into one where they speak ``together``."""
     paths = [Path(voices)] if isinstance(voices, (str, Path)) else [Path(v) for v in voices]
     if not paths:
         raise SettingsError("no voice was given; name at least one sound file")
     named = "{voice}" in str(output)
+    if together:
+        if named or output.is_dir():
+            raise SettingsError(
+                f"{output} is a place for several results, but the file of speakers puts all voices "
+                "into one; name that file"
+            )
+        return [(path, output) for path in paths]
     if len(paths) == 1 and not named and not output.is_dir():
         return [(paths[0], output)]
     if not named:

@@ -73,6 +73,17 @@ class Assignment:
     people: tuple[dict[str, Any], ...] = ()
     """For people to recognise each other: place in the picture and time of the first sight."""
 
+    @property
+    def voices(self) -> int:
+        """How many voices the turns name; 1 where all are of the first."""
+        return 1 + max((turn.voice for turn in self.turns), default=0)
+
+    def of_voice(self, number: int, given: int) -> Assignment:
+        """The turns of one of ``given`` voices; a single voice takes all turns."""
+        if given == 1:
+            return self
+        return replace(self, turns=tuple(turn for turn in self.turns if turn.voice == number))
+
 
 def who_speaks(
     video: str | Path,
@@ -217,8 +228,11 @@ def speaking(
     return strength * strength * (3.0 - 2.0 * strength)
 
 
-def check(spec: str, clip: Clip, *, trimmed: bool = False) -> None:
-    """Refuses what ``turns_of`` could not follow, before the long work begins; ``spec`` as there."""
+def check(spec: str, clip: Clip, *, trimmed: bool = False) -> int:
+    """Refuses what ``turns_of`` could not follow, before the long work begins; ``spec`` as there.
+
+    Returns how many voices the turns name.
+    """
     from ..media.audio import VoiceFile
 
     if clip.is_still:
@@ -226,13 +240,13 @@ def check(spec: str, clip: Clip, *, trimmed: bool = False) -> None:
             f"{clip.path.name} is a still picture, in which nobody speaks; leave --speaker out"
         )
     if spec != AUTO:
-        load(spec)
+        found = load(spec)
         if trimmed:
             raise SettingsError(
                 "a file of speakers counts people and seconds of the whole clip; "
                 "leave out --start and --end, or use --speaker auto"
             )
-        return
+        return found.voices
     try:
         VoiceFile(clip.path)
     except MediaError as error:
@@ -240,6 +254,7 @@ def check(spec: str, clip: Clip, *, trimmed: bool = False) -> None:
             f"--speaker auto sees by the clip's own sound who speaks, and {clip.path.name} has none "
             "that can be read; name the turns in a file (--speaker FILE) or choose with --face"
         ) from error
+    return 1
 
 
 def turns_of(
@@ -315,6 +330,10 @@ def load(path: str | Path, *, people: int | None = None) -> Assignment:
             raise SettingsError(
                 f"turn {number} of {path} runs from {one.start:g} to {one.end:g} s; "
                 "its end must come after its start"
+            )
+        if one.voice < 0:
+            raise SettingsError(
+                f"turn {number} of {path} is given to voice {one.voice}; voices count from 0"
             )
         if one.person < 0 or (people is not None and one.person >= people):
             raise SettingsError(
