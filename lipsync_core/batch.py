@@ -50,7 +50,7 @@ VOICE_INPUTS = (
     ("LipSyncLoadSample", "sound"),
     ("LoadAudio", "audio"),
 )
-FILE_INPUTS = frozenset({*VIDEO_INPUTS, *VOICE_INPUTS})
+FILE_INPUTS = frozenset({*VIDEO_INPUTS, *VOICE_INPUTS, (DUB_NODE, "speaker")})
 """Inputs of nodes that name a file in the server's input folder."""
 IN_FLIGHT = 2
 """Prompts a server holds at once: one that runs, and one so that it never waits for us."""

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ log = logging.getLogger("lipsync.comfyui")
 
 CATEGORY = "LipSync"
 MODEL_FOLDER = "lipsync"
+CORE_FOLDERS = ("diffusion_models", "checkpoints")
+"""Where people also keep such files, among those of other models."""
 MOTION_KEPT, MOTION_OFF = "from the model", "off"
 UNET_PARAMETERS = 1_300_000_000
 """Of a LatentSync UNet; ComfyUI chooses the precision by it."""
@@ -380,6 +382,14 @@ def input_files(*kinds: str) -> list[str]:
     return sorted(folder_paths.filter_files_content_types(names, list(kinds)))
 
 
+def input_names(*suffixes: str) -> list[str]:
+    """Names in the input folder that end so."""
+    folder = Path(folder_paths.get_input_directory())
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(suffixes))
+
+
 def input_path(name: str) -> Path:
     """The file behind a name from an upload or ``name [output]``, never outside ComfyUI's folders."""
     if not folder_paths.exists_annotated_filepath(name):
@@ -590,11 +600,26 @@ def register_folders() -> None:
 
 
 def checkpoints() -> list[str]:
-    """Names of files in the lipsync model folders."""
-    return sorted(folder_paths.get_filename_list(MODEL_FOLDER))
+    """Names of files in the lipsync model folders, then those in ComfyUI's own that say what they are.
+
+    The latter carry their folder: ``name [diffusion_models]``.
+    """
+    own = sorted(folder_paths.get_filename_list(MODEL_FOLDER))
+    core = [
+        f"{name} [{kind}]"
+        for kind in CORE_FOLDERS
+        if kind in folder_paths.folder_names_and_paths
+        for name in sorted(folder_paths.get_filename_list(kind))
+        if "latentsync" in name.lower()
+    ]
+    return [*own, *core]
 
 
 def checkpoint_path(name: str) -> Path:
+    """The file behind one of ``checkpoints``."""
+    for kind in CORE_FOLDERS:
+        if name.endswith(f" [{kind}]"):
+            return Path(folder_paths.get_full_path_or_raise(kind, name.removesuffix(f" [{kind}]")))
     return Path(folder_paths.get_full_path_or_raise(MODEL_FOLDER, name))
 
 
@@ -607,6 +632,9 @@ def share_models() -> Path:
     for kind in dict.fromkeys(row.folder for row in CATALOG):
         for path in folder_paths.folder_names_and_paths.get(kind, ([], set()))[0]:
             files.add_folder(path, kind)
+    for core in CORE_FOLDERS:
+        for path in folder_paths.folder_names_and_paths.get(core, ([], set()))[0]:
+            files.add_folder(path, MODEL_FOLDER)
     files.add_folder(models)
     return models
 
@@ -666,11 +694,46 @@ def load_latentsync(path: Path, release: str, dtype: str) -> LoadedModel:
         if dtype == "auto"
         else getattr(torch, dtype)
     )
-    engine = open_checkpoint(path, release=release, dtype=chosen)
+    engine = open_checkpoint(path, release=release, dtype=chosen, progress=progress())
     return LoadedModel(engine=engine, patchers=(managed(engine.unet), managed(engine.vae)))
 
 
-def with_motion(model: LoadedModel, motion: str, strength: float, overlap: int) -> LoadedModel:
+@lru_cache(maxsize=1)
+def _dubbing(path: Path, release: str, dtype: str, state: tuple[int, int]) -> LoadedModel:
+    """The model of the last dub, so that the next one need not read it again."""
+    return load_latentsync(path, release, dtype)
+
+
+def engine(name: str, preset: str) -> Engine:
+    """The engine called so; its networks, if it has any, in the hands of ComfyUI's memory manager."""
+    from ..lipsync_core import engines
+    from ..lipsync_core.engines.latentsync import LatentSync, dtypes_for, pick_device, presets
+    from ..lipsync_core.weights import files
+
+    row = engines.pick(name)
+    path = files.find(row.release.weights) if isinstance(row, LatentSync) else None
+    if path is None:
+        return row
+    place = pick_device(device())
+    # What the command line would compute in, so that both give the same pictures.
+    dtype, _ = dtypes_for(place, presets.preset(preset, place.type))
+    facts = path.stat()
+    words = str(dtype).removeprefix("torch.")
+    model = _dubbing(path, row.name, words, (facts.st_mtime_ns, facts.st_size))
+    load(*model.patchers)
+    return model.engine
+
+
+def speaker(choice: str) -> str | None:
+    """What `Settings.speaker` takes."""
+    if choice in choices.SPEAKERS:
+        return None if choice == choices.EVERYBODY else choice
+    return str(input_path(choice))
+
+
+def with_motion(
+    model: LoadedModel, motion: str, strength: float, window: int, overlap: int
+) -> LoadedModel:
     """``model`` with another choice of temporal modules; engines without any pass through.
 
     ComfyUI's own patches do it, so that the weights stay shared with the model that came in.
@@ -695,8 +758,10 @@ def with_motion(model: LoadedModel, motion: str, strength: float, overlap: int) 
         ends = hosted.motion_outputs(names)
         nothing = {name: ("diff", (torch.zeros(1),)) for name in ends}
         unet.add_patches(nothing, strength_patch=0.0, strength_model=scale)
-    engine = model.engine.tuned(overlap=overlap) if overlap >= 0 else model.engine
-    return LoadedModel(engine=engine, patchers=(unet, *model.patchers[1:]))
+    changes: dict[str, Any] = {"window": window} if window else {}
+    if overlap >= 0:
+        changes["overlap"] = overlap
+    return LoadedModel(engine=model.engine.tuned(**changes), patchers=(unet, *model.patchers[1:]))
 
 
 def sampling_engine(

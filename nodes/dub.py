@@ -78,6 +78,17 @@ class DubVideo(bridge.Node):
                     tooltip="The same seed gives the same video.",
                 ),
                 option(
+                    io.Combo,
+                    "speaker",
+                    options=[*choices.SPEAKERS, *bridge.input_names(".json")],
+                    default=choices.EVERYBODY,
+                    optional=True,
+                    tooltip=(
+                        "With several people: draw a mouth only while its person speaks. auto: found by the video's own "
+                        "sound. Or a file of turns in the input folder. face 'largest' then stands for everybody who speaks."
+                    ),
+                ),
+                option(
                     io.Float,
                     "fps",
                     default=25.0,
@@ -184,8 +195,16 @@ class DubVideo(bridge.Node):
         )
 
     @classmethod
-    def validate_inputs(cls, point: str = "") -> bool | str:
+    def validate_inputs(cls, point: str = "", speaker: str = choices.EVERYBODY) -> bool | str:
+        if speaker not in choices.SPEAKERS and not bridge.exists(speaker):
+            return (
+                f"speaker '{speaker}' is not in the input folder; choose off, auto or another file"
+            )
         return bridge.valid_point(point)
+
+    @classmethod
+    def fingerprint_inputs(cls, speaker: str = choices.EVERYBODY, **_: Any) -> Any:
+        return bridge.input_state(speaker)
 
     @classmethod
     def execute(
@@ -196,6 +215,7 @@ class DubVideo(bridge.Node):
         length: str,
         seed: int,
         voice: Any = None,
+        speaker: str = choices.EVERYBODY,
         fps: float = 25.0,
         point: str = "",
         detector: str = "auto",
@@ -213,7 +233,8 @@ class DubVideo(bridge.Node):
         with bridge.scratch() as folder:
             path, start, end = bridge.clip_file(clip, folder, fps=fps)
             settings = bridge.settings(
-                engine=engine,
+                engine=bridge.engine(engine, preset),
+                speaker=bridge.speaker(speaker),
                 face=f"point:{point.strip()}" if point.strip() else face,
                 length=bridge.own_length(path, start, end)
                 if voice is None and length == "auto"

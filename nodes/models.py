@@ -26,7 +26,8 @@ class LoadModel(bridge.Node):
             category=f"{bridge.CATEGORY}/stages",
             description=(
                 "Gets the network that draws the mouth. The draft engine needs no file; checkpoints are looked for in "
-                "models/lipsync and in the folders of extra_model_paths.yaml."
+                "models/lipsync, in diffusion_models and checkpoints where their name says latentsync, and in the folders "
+                "of extra_model_paths.yaml."
             ),
             search_aliases=["latentsync loader", "lip sync checkpoint", "unet", "load latentsync"],
             inputs=[
@@ -35,7 +36,7 @@ class LoadModel(bridge.Node):
                     "model",
                     options=[DRAFT, *bridge.checkpoints()],
                     default=DRAFT,
-                    tooltip="The draft engine, or a checkpoint file from models/lipsync.",
+                    tooltip="The draft engine, or a checkpoint file from the model folders.",
                 ),
                 option(
                     io.Combo,
@@ -87,8 +88,8 @@ class MotionModule(bridge.Node):
             display_name="LipSync Motion Module",
             category=f"{bridge.CATEGORY}/stages",
             description=(
-                "Attaches, swaps or switches off the temporal modules of a LatentSync model and says how far the "
-                "windows of frames they see overlap. The draft engine has none and passes through unchanged."
+                "Attaches, swaps or switches off the temporal modules of a LatentSync model, and says how many frames they "
+                "see together and how far these windows overlap. The draft engine has none and passes through unchanged."
             ),
             search_aliases=[
                 "temporal",
@@ -117,12 +118,23 @@ class MotionModule(bridge.Node):
                 ),
                 option(
                     io.Int,
+                    "window",
+                    default=0,
+                    min=0,
+                    max=32,
+                    tooltip=(
+                        "Frames that the modules see together. 0 takes the preset's 16, on which they were trained; fewer "
+                        "save memory, LatentSync knows 24 at most."
+                    ),
+                ),
+                option(
+                    io.Int,
                     "overlap",
                     default=-1,
                     min=-1,
-                    max=12,
+                    max=24,
                     tooltip=(
-                        "Frames that two windows of sixteen share and blend; more is smoother and slower. "
+                        "Frames that two windows share and blend, fewer than the window has; more is smoother and slower. "
                         "-1 takes the preset's."
                     ),
                 ),
@@ -137,8 +149,10 @@ class MotionModule(bridge.Node):
         )
 
     @classmethod
-    def execute(cls, model: Any, motion: str, strength: float, overlap: int) -> io.NodeOutput:
-        return io.NodeOutput(bridge.with_motion(model, motion, strength, overlap))
+    def execute(
+        cls, model: Any, motion: str, strength: float, window: int, overlap: int
+    ) -> io.NodeOutput:
+        return io.NodeOutput(bridge.with_motion(model, motion, strength, window, overlap))
 
 
 class ModelDownloader(bridge.Node):

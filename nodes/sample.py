@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from .bridge import Schema, io, option, output
 
 PORTRAIT = "bundled portrait"
 TWO_PEOPLE = "bundled picture of two people"
+LATE = "bundled clip with late sound"
 SENTENCE = "bundled sentence"
 
 
@@ -25,7 +27,7 @@ class Sample(bridge.Node):
             display_name="LipSync Sample",
             category=bridge.CATEGORY,
             description=(
-                "A photograph and a spoken sentence that come with LipSync, so that a workflow runs at once. "
+                "Photographs, a clip and a spoken sentence that come with LipSync, so that a workflow runs at once. "
                 "Use the buttons to put your own video or picture, and your own voice, in their place."
             ),
             search_aliases=["demo", "example", "test face", "portrait", "talking head", "lip sync"],
@@ -33,9 +35,12 @@ class Sample(bridge.Node):
                 option(
                     io.Combo,
                     "clip",
-                    options=[PORTRAIT, TWO_PEOPLE, *pictures],
+                    options=[PORTRAIT, TWO_PEOPLE, LATE, *pictures],
                     default=PORTRAIT,
-                    tooltip="Who shall speak: a bundled photograph, or a video or picture from ComfyUI's input folder.",
+                    tooltip=(
+                        "Who shall speak: a bundled photograph, or a video or picture from ComfyUI's input folder. The clip with "
+                        "late sound is for the nodes that measure and mend that."
+                    ),
                 ),
                 option(
                     io.Combo,
@@ -56,7 +61,7 @@ class Sample(bridge.Node):
 
     @classmethod
     def validate_inputs(cls, clip: str, sound: str) -> bool | str:
-        for name, bundled in ((clip, (PORTRAIT, TWO_PEOPLE)), (sound, (SENTENCE,))):
+        for name, bundled in ((clip, (PORTRAIT, TWO_PEOPLE, LATE)), (sound, (SENTENCE,))):
             if name not in bundled and not bridge.exists(name):
                 return f"'{name}' is not in the input folder; choose another file, or upload it"
         return True
@@ -68,11 +73,15 @@ class Sample(bridge.Node):
     @classmethod
     def execute(cls, clip: str, sound: str) -> io.NodeOutput:
         from ..lipsync_core import demo
-        from ..lipsync_core.demo import people
+        from ..lipsync_core.demo import late, people
         from ..lipsync_core.media.audio import load
         from ..lipsync_core.media.batch import first_picture
 
-        bundled = {PORTRAIT: demo.photograph, TWO_PEOPLE: people.two}
+        bundled: dict[str, Callable[[Path], Path]] = {
+            PORTRAIT: demo.photograph,
+            TWO_PEOPLE: people.two,
+            LATE: lambda folder: late.clip(folder, stages=bridge.stages),
+        }
         path: Path = bridge.kept(bundled[clip]) if clip in bundled else bridge.input_path(clip)
         voice = demo.SENTENCE if sound == SENTENCE else bridge.input_path(sound)
         return io.NodeOutput(

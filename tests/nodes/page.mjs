@@ -50,12 +50,14 @@ try {
     const graph = await answer.json();
     await page.evaluate(([graph, name]) => window.app.loadGraphData(graph, true, true, name), [graph, name]);
     await page.waitForTimeout(800);
-    return page.evaluate(() => {
+    return page.evaluate(async () => {
+      const prompt = (await window.app.graphToPrompt()).output;
       const nodes = window.app.graph.nodes ?? window.app.graph._nodes;
       const known = window.LiteGraph.registered_node_types;
       const virtual = new Set(["Note", "MarkdownNote", "Reroute", "PrimitiveNode"]);
       const shown = (element) => element.getClientRects().length > 0;
       return {
+        prompt,
         nodes: nodes.length,
         drawn: document.querySelectorAll("[data-node-id]").length,
         missing: nodes.filter((n) => n.has_errors || !(n.type in known || virtual.has(n.type))).map((n) => n.type),

@@ -1,5 +1,6 @@
 """Graphs run node after node: the one-node dub, every stage, cancelling, saving."""
 
+import json
 import os
 
 import numpy as np
@@ -91,7 +92,9 @@ def test_every_stage(run, sample):
     assert crops.shape[0] == valid.shape[0] == overlay.shape[0] == 13
     assert valid.min() == 1
     (model,) = run("LipSyncLoadModel", model="draft (no weights needed)").result
-    (model,) = run("LipSyncSetMotion", model=model, motion="off", strength=1.0, overlap=-1).result
+    (model,) = run(
+        "LipSyncSetMotion", model=model, motion="off", strength=1.0, window=0, overlap=-1
+    ).result
     sampling = {
         "seed": 0,
         "preset": "auto",
@@ -262,10 +265,48 @@ def test_motion_is_patched_and_taken_back(pack):
     engine = hosted.Hosted(RELEASES[1], unet, None)
     bridge = pack.nodes.bridge
     model = pack.nodes.sockets.LoadedModel(engine=engine, patchers=(bridge.managed(unet),))
-    weaker = bridge.with_motion(model, "from the model", 0.25, 2)
-    off = bridge.with_motion(model, bridge.MOTION_OFF, 1.0, -1)
+    weaker = bridge.with_motion(model, "from the model", 0.25, 8, 2)
+    off = bridge.with_motion(model, bridge.MOTION_OFF, 1.0, 0, -1)
     for given, value in ((weaker, 0.25), (off, 0.0), (model, 1.0)):
         memory.load_models_gpu(list(given.patchers))
         for name in ends:
             assert torch.all(unet.get_parameter(name) == value), (name, value)
-    assert weaker.engine.row(pack.nodes.bridge.settings(), "cpu").overlap == 2
+    row = weaker.engine.row(bridge.settings(), "cpu")
+    assert (row.window, row.overlap) == (8, 2)
+    assert off.engine.row(bridge.settings(), "cpu").window == 16
+
+
+def test_the_late_clip_is_late_and_can_be_mended(run):
+    """What the template of Fix A/V Offset shows is true of the bundled clip."""
+    video, _, picture = run(
+        "LipSyncLoadSample", clip="bundled clip with late sound", sound="bundled sentence"
+    ).result
+    assert picture.shape == (1, 512, 512, 3)
+    measuring = {"engine": "embedded", "face": "largest", "detector": "cascade"}
+    late = run("LipSyncScoreSync", video=video, **measuring).result[3]
+    assert late == pytest.approx(240, abs=20)
+    _, moved, _ = run("LipSyncFixOffset", video=video, unsure="error", **measuring).result
+    assert moved == pytest.approx(-240, abs=20)
+
+
+def test_a_file_of_turns_says_who_speaks(run, nodes, comfy_folder):
+    turns = [{"start": 0.4, "end": 1.2, "person": 0, "voice": 0}]
+    (comfy_folder / "input" / "turns.json").write_text(json.dumps({"turns": turns}))
+    still, voice, picture = run(
+        "LipSyncLoadSample", clip="bundled picture of two people", sound="bundled sentence"
+    ).result
+    with pytest.raises(Exception, match="still picture"):
+        dub(run, still, voice, speaker="turns.json")
+    clip = picture.expand(50, -1, -1, -1)
+    out, _ = dub(run, clip, voice, speaker="turns.json", length="cut", draft_mode="warp")
+    with av.open(str(out.get_stream_source())) as container:
+        frames = [f.to_ndarray(format="gray").astype(int) for f in container.decode(video=0)]
+    moved = np.array(
+        [np.abs(frame - frames[-1]).reshape(320, 2, 320).max((0, 2)) for frame in frames]
+    )
+    left, right = moved.T
+    # One of the two speaks, and only while it is their turn.
+    assert right[10:30].max() > 40
+    assert max(right[:8].max(), right[34:].max(), left.max()) < 20
+    refused = nodes["LipSyncDubVideo"].validate_inputs(speaker="gone.json")
+    assert "gone.json" in refused

@@ -1,7 +1,8 @@
 """The templates in ComfyUI's page, in the classic and the Nodes 2.0 renderer.
 
 Needs the server of ``test_server.py``, Chromium, node, and ``PLAYWRIGHT_CORE``: a folder in which
-``npm install playwright-core`` was run.
+``npm install playwright-core`` was run. ``WRITE_API_WORKFLOWS=1`` writes ``workflows/api/`` anew from what the
+page sends for the templates, in place of comparing the two.
 """
 
 import json
@@ -57,6 +58,18 @@ def test_every_template_opens_whole(seen):
         assert template["dialogs"] == [], template
         # Only Nodes 2.0 draws nodes as elements of the page.
         assert (template["drawn"] > 0) == (seen["renderer"] == "vue"), template
+
+
+def test_api_twins_are_what_the_page_sends(seen):
+    """``workflows/api/`` is generated; with ``WRITE_API_WORKFLOWS`` set, here."""
+    if seen["renderer"] != "classic":
+        pytest.skip("what is sent does not depend on how it is drawn")
+    for template in seen["templates"]:
+        twin = ROOT / "workflows" / "api" / f"{template['name']}.json"
+        if os.environ.get("WRITE_API_WORKFLOWS"):
+            text = json.dumps(template["prompt"], indent=2, ensure_ascii=False) + "\n"
+            twin.write_text(text, encoding="utf-8")
+        assert json.loads(twin.read_text(encoding="utf-8")) == template["prompt"], twin.name
 
 
 def test_no_console_error_of_ours(seen):

@@ -24,6 +24,7 @@ def test_all_of_them_are_here():
         "draft_next_to_full",
         "choose_one_of_two_people",
         "wan_image_to_video_then_dub",
+        "fix_sound_offset",
     }
     assert wanted <= set(NAMES)
     assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == NAMES

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...models.unet3d import UNet3D
-    from ...types import FaceTrack, Settings
+    from ...types import FaceTrack, Progress, Settings
     from ..base import Session
     from .session import Nets, Speech
 
@@ -91,10 +91,16 @@ class Hosted(LatentSync):
         return Nets(unet=self.unet, pictures=Pictures(vae, tiny=row.tiny_vae, batch=many))
 
 
-def open_checkpoint(path: Path, *, release: str = "auto", dtype: torch.dtype) -> Hosted:
+def open_checkpoint(
+    path: Path,
+    *,
+    release: str = "auto",
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+) -> Hosted:
     """The network in ``path`` and its VAE on the CPU; ``release``: a row of ``RELEASES`` or ``auto``.
 
-    ``WeightsError`` where the file is something else, or its release cannot be told.
+    ``progress`` counts tensors. ``WeightsError`` where the file is something else, or its release cannot be told.
     """
     import torch
 
@@ -107,10 +113,18 @@ def open_checkpoint(path: Path, *, release: str = "auto", dtype: torch.dtype) ->
     state = tensors.read_tensors(path)
     with torch.device("meta"):
         unet = UNet3D(config_of({name: tuple(tensor.shape) for name, tensor in state.items()}))
+    # the file is read here, tensor by tensor, so that nobody has to wait for all of it
+    for count, name in enumerate(list(state), start=1):
+        if state[name].is_floating_point():
+            state[name] = state[name].to(dtype)
+        if progress is not None:
+            progress(count, len(state))
     unet.load_state_dict(state, assign=True)
     unet.train(False).requires_grad_(False)
-    unet.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    vae = build_vae(tensors.vae_names(tensors.load(VAE))).to(dtype=dtype)
+    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = build_vae(tensors.vae_names(tensors.load(VAE)))
+    # its eight bits of bfloat16 would show as bands; past diffusers' own ``to``, which warns about nothing
+    torch.nn.Module.to(vae, torch.float32 if dtype == torch.bfloat16 else dtype)
     return Hosted(row, unet, vae)
 
 
