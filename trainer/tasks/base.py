@@ -62,7 +62,9 @@ class Task(ABC):
     ) -> dict[str, float]:
         """Figures on held-out data. With ``folder`` also pictures: a contact sheet, a clip.
 
-        Called on all ranks, with ``folder`` on the first alone; no rank waits in a collective call.
+        Called on the first rank alone, with ``network`` not wrapped and on ``device``, holding the
+        running mean of the weights where the recipe keeps one. The other ranks go on with the next
+        step, so nothing in here may be a collective call.
         """
 
     @abstractmethod
