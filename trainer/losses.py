@@ -256,7 +256,8 @@ def trepa(net: VideoMAE, pictures: Tensor, truth: Tensor) -> Tensor:
 
     Bicubic to 224 pixels without antialias, clamped to 0..1 (no ImageNet mean, as in the original),
     features of unit length, mean of the squared difference over their entries. ``net.checkpointing``
-    saves memory. No gradient goes to ``truth``.
+    saves memory. No gradient goes to ``truth``. ``net`` may be in half precision, whatever the
+    training runs in.
     """
     with torch.no_grad():
         right = _motion(net, truth)
@@ -266,7 +267,26 @@ def trepa(net: VideoMAE, pictures: Tensor, truth: Tensor) -> Tensor:
 def _motion(net: VideoMAE, pictures: Tensor) -> Tensor:
     frames = F.interpolate(pictures.float().flatten(0, 1), (TREPA_SIDE, TREPA_SIDE), mode="bicubic")
     frames = (frames / 2 + 0.5).clamp(0.0, 1.0).unflatten(0, pictures.shape[:2])
-    return F.normalize(net(frames.to(net.dtype)).float(), dim=1)
+    features = net(frames.to(net.dtype)).float()
+    if net.dtype == torch.float16 and features.requires_grad:
+        _lift(frames, features)
+    return F.normalize(features, dim=1)
+
+
+def _lift(inputs: Tensor, outputs: Tensor) -> None:
+    """Brings the gradient of ``outputs`` to a largest entry of 1 until it arrives at ``inputs``.
+
+    This loss has gradients below the smallest float16, which would come out of the network as
+    noise (measured: a cosine of 0.4 with the true one) unless a loss scaler stood outside.
+    """
+    peak: list[Tensor] = []
+
+    def raised(gradient: Tensor) -> Tensor:
+        peak[:] = [gradient.abs().amax().clamp_min(torch.finfo(gradient.dtype).tiny)]
+        return gradient / peak[0]
+
+    outputs.register_hook(raised)
+    inputs.register_hook(lambda gradient: gradient * peak[0])
 
 
 # --- SyncNet's own training

@@ -291,6 +291,25 @@ def test_trepa_and_its_gradient_are_the_original_s(golden, seeded):
         torch.testing.assert_close(gradient.norm(), io["grad_fake_norm"], atol=0, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_trepa_s_gradient_survives_half_precision(videomae, dtype):
+    """Its entries are below the smallest float16, and nobody may scale the loss outside."""
+    half = VideoMAE(videomae.config)
+    half.load_state_dict(videomae.state_dict())
+    half.requires_grad_(False).to(dtype)
+    truth = crops(1, 2, seed=4)
+    found, seen = (crops(1, 2, seed=3).requires_grad_() for _ in range(2))
+    (true,) = torch.autograd.grad(losses.trepa(videomae, seen, truth).sum() * 1e-3, seen)
+    assert true.abs().max() < 6e-6
+    loss = losses.trepa(half, found, truth).sum()
+    for factor in (1e-3, 65.536):
+        (gradient,) = torch.autograd.grad(loss * factor, found, retain_graph=True)
+        error = gradient * (1e-3 / factor) - true
+        assert (error.norm() / true.norm()).item() < 0.1
+    (none,) = torch.autograd.grad(loss * 0, found)
+    assert torch.equal(none, torch.zeros_like(none))
+
+
 def test_trepa_is_of_each_sample_and_near_in_half_precision(videomae):
     a, b = crops(seed=3), crops(seed=4)
     b[1] = a[1]
