@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LATENT_CHANNELS = 4
 """Of Stable Diffusion, whose names and shapes the network has."""
 
+START = -6.0
+"""Log-variance of the posterior at the beginning."""
+
 
 class Coder(nn.Module):
     """diffusers' ``AutoencoderKL`` with a ``forward`` that trains both halves at once."""
@@ -42,6 +45,9 @@ class Coder(nn.Module):
             latent_channels=LATENT_CHANNELS,
             scaling_factor=SCALE,
         )
+        # as made, the posterior is as wide as what it codes, and for long nothing gets through
+        quant: nn.Conv2d = self.vae.quant_conv
+        nn.init.constant_(quant.bias[LATENT_CHANNELS:], START)
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures again, mean and log-variance of the posterior, of ``(N, 3, R, R)`` in -1..1."""

@@ -1,0 +1,87 @@
+"""``python -m trainer.hear``: stores Whisper features beside clips that were made without them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsync_core.errors import LipSyncError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def hear(
+    folders: list[Path], whisper: str, *, told: Callable[[int, int], None] = lambda done, of: None
+) -> int:
+    """Adds ``whisper (W, L, D)`` float16 of the encoder ``whisper`` (a row or a path) to every clip.
+
+    Clips that have features of this very encoder are left as they are; those of another are heard
+    again. Each file is replaced as a whole. Returns how many were heard.
+    """
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save
+
+    from lipsync_core.preprocess.features import states
+
+    from . import frozen
+    from .data import Clips
+
+    encoder = frozen.whisper(whisper)
+    mark = frozen.digest(encoder)
+    clips = Clips([str(folder) for folder in folders])
+    heard = 0
+    for number, entry in enumerate(clips.entries):
+        path = Path(entry.features.path)
+        with safe_open(path, framework="numpy") as file:
+            facts = dict(file.metadata() or {})
+        known = json.loads(facts.get("lipsync", "{}"))
+        if known.get("whisper") != mark:
+            stored = load_file(path)
+            stored["whisper"] = states(stored["sound"].astype("float32") / 32768, encoder, "cpu")
+            facts["lipsync"] = json.dumps({**known, "whisper": mark})
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            try:
+                part.write_bytes(save(stored, metadata=facts))
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+            heard += 1
+        told(number + 1, len(clips))
+    return heard
+
+
+@app.command(no_args_is_help=True)
+def run(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of the preprocessor.")],
+    whisper: Annotated[
+        str, typer.Option(help="A model of the catalogue, or a file.")
+    ] = "whisper-tiny",
+) -> None:
+    """Stores Whisper features beside the clips of FOLDERS."""
+
+    def told(done: int, of: int) -> None:
+        if done % 50 == 0 or done == of:
+            typer.echo(f"{done} of {of} clips", err=True)
+
+    typer.echo(f"heard {hear(folders, whisper, told=told)} clips")
+
+
+def main() -> None:
+    """One line and exit code 2 for what cannot be done."""
+    try:
+        app(standalone_mode=False)
+    except LipSyncError as error:
+        print(f"hear: {error}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+
+
+if __name__ == "__main__":
+    main()
