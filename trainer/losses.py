@@ -256,8 +256,8 @@ def trepa(net: VideoMAE, pictures: Tensor, truth: Tensor) -> Tensor:
 
     Bicubic to 224 pixels without antialias, clamped to 0..1 (no ImageNet mean, as in the original),
     features of unit length, mean of the squared difference over their entries. ``net.checkpointing``
-    saves memory. No gradient goes to ``truth``. ``net`` may be in half precision, whatever the
-    training runs in.
+    saves memory. No gradient goes to ``truth``. ``net`` runs in the precision of its weights, which may
+    be half whatever the training runs in.
     """
     with torch.no_grad():
         right = _motion(net, truth)
@@ -267,7 +267,9 @@ def trepa(net: VideoMAE, pictures: Tensor, truth: Tensor) -> Tensor:
 def _motion(net: VideoMAE, pictures: Tensor) -> Tensor:
     frames = F.interpolate(pictures.float().flatten(0, 1), (TREPA_SIDE, TREPA_SIDE), mode="bicubic")
     frames = (frames / 2 + 0.5).clamp(0.0, 1.0).unflatten(0, pictures.shape[:2])
-    features = net(frames.to(net.dtype)).float()
+    # autocast would mix a third precision into the sums of a network that is in half already
+    with torch.autocast(frames.device.type, enabled=False):
+        features = net(frames.to(net.dtype)).float()
     if net.dtype == torch.float16 and features.requires_grad:
         _lift(frames, features)
     return F.normalize(features, dim=1)

@@ -317,6 +317,8 @@ def test_trepa_is_of_each_sample_and_near_in_half_precision(videomae):
     assert found[0] > 0
     assert found[1] == 0
     torch.testing.assert_close(losses.trepa(videomae, a[:1], b[:1]), found[:1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(losses.trepa(videomae, a, b), found)
     half = VideoMAE(videomae.config)
     half.load_state_dict(videomae.state_dict())
     near = losses.trepa(half.bfloat16(), a, b)
