@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipsync_core import cache as caches
 from lipsync_core.audio import sync_mel
 from lipsync_core.audio.windows import window_steps
 from lipsync_core.errors import LipSyncError, SettingsError
@@ -44,8 +47,24 @@ WORKERS = 1024
 """Loading processes whose bad samples are counted apart."""
 
 
+HEARD_ALIKE = 0.02
+"""Of the largest value: so much may features differ that another machine computed in half precision."""
+
+
 class BadClip(Exception):
     """A sample cannot be made of this clip; the reason in one line."""
+
+
+class DataError(LipSyncError):
+    """The data cannot be trained on.
+
+    Of a text with several lines the last is kept: from a loading process torch sends the whole
+    trace, and makes the error anew of that.
+    """
+
+    def __init__(self, text: str) -> None:
+        last = text.strip().splitlines()[-1]
+        super().__init__(last.partition(f"{type(self).__name__}: ")[2] or last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +116,24 @@ class Clip:
         ``times (T,)``; made-up clips also ``shapes (T, 6)`` and ``landmarks (T, 68, 2)``."""
         return self.rows(name, None)
 
+    def sound(self) -> np.ndarray:
+        """``(T * 640,)`` float32 -1..1 at 16 kHz."""
+        sound = self.stored("sound")
+        if sound is None or sound.ndim != 1:
+            raise BadClip("it has no sound")
+        return sound.astype(np.float32) / 32768
+
     def rows(self, name: str, span: slice | None) -> np.ndarray | None:
         """``stored(name)[span]`` of which only these rows are read."""
         try:
-            return self._clips.store.tensor(self.entry.features, name, span)
+            return self._clips.store.tensor(self._clips._place(self, name), name, span)
+        except (OSError, ValueError) as error:
+            raise BadClip(f"its features cannot be read ({_line(error)})") from error
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of ``stored(name)``, without reading it."""
+        try:
+            return self._clips.store.shape(self._clips._place(self, name), name)
         except (OSError, ValueError) as error:
             raise BadClip(f"its features cannot be read ({_line(error)})") from error
 
@@ -134,12 +167,58 @@ class Clips(Sequence[Clip]):
             entries = [one for path in paths for one in read_index(os.fspath(path), self.store)]
             entries = sorted(entries, key=lambda one: (one.key, one.picture.path))
             if not entries:
-                raise LipSyncError(
+                raise DataError(
                     f"no clips in {', '.join(map(str, paths)) or 'data.train, which is empty'}; "
                     "run the preprocessor first: python -m lipsync_core.preprocess"
                 )
         self.entries = list(entries)
+        self._heard: dict[int, str] = {}
         self._forget()
+
+    def hear(self, encoder: Any, *, device: str = "cpu", folder: Path | None = None) -> int:
+        """Sees to it that ``whisper`` of every clip is what this encoder makes of its sound.
+
+        What is stored serves where it is of this encoder, for which one clip is heard as a trial; all
+        others are heard once and kept on disk, in ``folder`` or the user's cache. Processes that do
+        this at the same time share the work. Returns how many clips were heard.
+        """
+        from lipsync_core.preprocess import features
+
+        kept = (folder or caches.folder() / "heard") / _digest(encoder)
+        kept.mkdir(parents=True, exist_ok=True)
+        own = len(encoder.layers) + 1, int(encoder.layer_norm.weight.shape[0])
+        trusted: bool | None = None
+        count = 0
+        for number in np.random.default_rng(os.getpid()).permutation(len(self)).tolist():
+            clip = self[number]
+            try:
+                shape = clip.shape("whisper")
+                if shape is not None and shape[1:] == own and trusted is None:
+                    trusted = _alike(
+                        features.states(clip.sound(), encoder, device), clip.stored("whisper")
+                    )
+                if shape is not None and shape[1:] == own and trusted:
+                    continue
+                sound = clip.sound()
+            except BadClip as error:
+                # It is counted when it is drawn.
+                log.info("%s is not heard: %s", clip, error)
+                continue
+            name = hashlib.sha256(sound.tobytes()).hexdigest()[:40]
+            path = kept / f"{name}.safetensors"
+            if not path.exists():
+                part = kept / f"{name}.{secrets.token_hex(4)}.part"
+                features.write(part, {"whisper": features.states(sound, encoder, device)}, {})
+                part.replace(path)
+                count += 1
+            self._heard[number] = str(path)
+        if count:
+            log.info("heard %d of %d clips, kept in %s", count, len(self), kept)
+        return count
+
+    def _place(self, clip: Clip, name: str) -> Part:
+        heard = self._heard.get(clip.number) if name == "whisper" else None
+        return clip.entry.features if heard is None else Part(heard)
 
     def _forget(self) -> None:
         self._pictures: dict[tuple[int, int], np.ndarray] = {}
@@ -180,7 +259,11 @@ class Clips(Sequence[Clip]):
             whole = clip.frame_count * size * size * 3
             if self._picture_bytes + whole > self.cache_mb << 20:
                 return self._decode(clip, wanted, size)
-            kept = self._decode(clip, np.arange(clip.frame_count), size)
+            try:
+                kept = self._decode(clip, np.arange(clip.frame_count), size)
+            except BadClip:
+                # What is wanted may be there all the same; memory must not decide what is drawn.
+                return self._decode(clip, wanted, size)
             self._pictures[clip.number, size] = kept
             self._picture_bytes += whole
         return kept[wanted]
@@ -218,7 +301,7 @@ def read_index(path: str, store: Store) -> list[Entry]:
 
     folder = Path(path)
     if not folder.is_dir():
-        raise LipSyncError(
+        raise DataError(
             f"{path} is not a folder; name one that the preprocessor made, "
             "or the address of a shards.json"
         )
@@ -226,7 +309,7 @@ def read_index(path: str, store: Store) -> list[Entry]:
         try:
             import pyarrow.parquet
         except ImportError as error:
-            raise LipSyncError(
+            raise DataError(
                 f"reading {folder / INDEX} needs pyarrow; run: "
                 'pip install "lipsync-core[preprocess]"'
             ) from error
@@ -235,7 +318,7 @@ def read_index(path: str, store: Store) -> list[Entry]:
         lines = (folder / PLAIN).read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line]
     else:
-        raise LipSyncError(
+        raise DataError(
             f"{folder} holds neither {INDEX} nor {PLAIN}; "
             "run the preprocessor on it: python -m lipsync_core.preprocess"
         )
@@ -252,13 +335,36 @@ def read_index(path: str, store: Store) -> list[Entry]:
 
 
 def _source(row: dict[str, Any]) -> str:
+    # Rendered clips each are a recording of their own, of few presenters.
+    if row.get("presenter") is not None:
+        return f"presenter {row['presenter']}"
     return str(row.get("source_key") or row.get("source") or row["key"])
+
+
+def _digest(encoder: Any) -> str:
+    """A name of these weights."""
+    known = hashlib.sha256()
+    for name, values in sorted(encoder.state_dict().items()):
+        known.update(name.encode())
+        known.update(values.detach().cpu().float().contiguous().numpy().tobytes())
+    return known.hexdigest()[:16]
+
+
+def _alike(heard: np.ndarray, stored: np.ndarray | None) -> bool:
+    if stored is None or heard.shape != stored.shape:
+        return False
+    wide = stored.astype(np.float32)
+    away = np.abs(heard.astype(np.float32) - wide).max()
+    alike = bool(away <= HEARD_ALIKE * np.abs(wide).max())
+    if not alike:
+        log.warning("the stored features are of another encoder; the clips are heard again")
+    return alike
 
 
 def _shards(path: str, store: Store) -> list[Entry]:
     table = json.loads(store.read(Part(path)))
     if table.get("kind") != "lipsync shards" or table.get("version") != 1:
-        raise LipSyncError(f"{path} is not a list of shards that this version reads")
+        raise DataError(f"{path} is not a list of shards that this version reads")
     folder = path.rpartition("/")[0] if "://" in path else str(Path(path).parent)
     entries = []
     for row in table["clips"]:
@@ -296,7 +402,7 @@ def split(config: DataConfig, *, every: int = HELD_OUT, cache_mb: int = 0) -> tu
             )
     else:
         if len(names) < 2:
-            raise LipSyncError(
+            raise DataError(
                 f"all clips of {', '.join(config.train)} come from one source, so none can be held "
                 "out; add another recording, or name folders for data.validation"
             )
@@ -304,7 +410,7 @@ def split(config: DataConfig, *, every: int = HELD_OUT, cache_mb: int = 0) -> tu
         validation = train.of(held)
     kept = set(names) - held
     if not kept:
-        raise LipSyncError(
+        raise DataError(
             "every source of data.train is in data.validation too; name other recordings"
         )
     return train.of(kept), validation
@@ -327,7 +433,7 @@ class _Drawn(Samples):
         self.usable = np.flatnonzero(counts >= least)
         short = len(clips) - len(self.usable)
         if not len(self.usable):
-            raise LipSyncError(
+            raise DataError(
                 f"{what} needs clips of {least} frames, the longest of {len(clips)} has "
                 f"{counts.max(initial=0)}; prepare longer clips (segment.seconds of the preprocessor)"
             )
@@ -350,7 +456,7 @@ class _Drawn(Samples):
     def check(self) -> None:
         """Raises when more than ``max_bad`` samples were skipped."""
         if self.bad > self.max_bad:
-            raise LipSyncError(
+            raise DataError(
                 f"{self.bad} samples could not be read, more than data.max_bad={self.max_bad} "
                 f"({int(self._told.sum())} of {len(self.clips)} clips; the log names them); "
                 "run the preprocessor again, or raise data.max_bad"
@@ -370,7 +476,7 @@ class _Drawn(Samples):
                 self._count(clip, str(error))
                 self.check()
                 if skipped >= TRIES:
-                    raise LipSyncError(
+                    raise DataError(
                         f"{TRIES} clips in a row could not be read, the last of them {clip.key}: "
                         f"{error}; run the preprocessor again"
                     ) from error
@@ -417,6 +523,7 @@ class Windows(_Drawn):
     - ``audio (T, 10 * L, D)`` float32, with "audio" in ``gives``: Whisper's tokens around each frame,
       as inference cuts them
     - ``mel (1, 80, N)`` float32, with "mel": the sync spectrogram of the window, 52 columns of 16 frames
+    - without ``pictures``: no ``crops``, no ``reference``, and nothing is decoded
     - any other word of ``gives``: the stored rows of these frames, float32
     - ``frames (T,)``, ``reference_frames (T,)`` int64; ``clip``, ``seed``, ``skipped`` int; ``key``
     """
@@ -429,8 +536,10 @@ class Windows(_Drawn):
         resolution: int = 256,
         seed: int = 0,
         gives: Sequence[str] = ("audio", "mel"),
+        pictures: bool = True,
         max_bad: int = 1000,
     ) -> None:
+        self.pictures = pictures
         self.sampling = samplings.named(sampling)
         self.resolution = resolution
         self.gives = tuple(gives)
@@ -446,15 +555,13 @@ class Windows(_Drawn):
         import torch
 
         pick = self.sampling.pick(clip, rng)
-        both = clip.crops([*pick.frames, *pick.reference], self.resolution)
-        pictures = to_pictures(both)
-        count = len(pick.frames)
         sample: dict[str, Any] = {
-            "crops": pictures[:count],
-            "reference": pictures[count:],
             "frames": torch.from_numpy(pick.frames),
             "reference_frames": torch.from_numpy(pick.reference),
         }
+        if self.pictures:
+            both = clip.crops([*pick.frames, *pick.reference], self.resolution)
+            sample["crops"], sample["reference"] = to_pictures(both).split(len(pick.frames))
         for name in self.gives:
             sample[name] = torch.from_numpy(self._given(name, clip, pick.frames))
         return sample
@@ -467,7 +574,7 @@ class Windows(_Drawn):
         rows = clip.rows(name, slice(int(frames[0]), int(frames[-1]) + 1))
         if rows is None:
             raise BadClip(f"it has no {name}")
-        return _sound(name, rows, len(frames)).astype(np.float32)
+        return _checked(name, rows, len(frames)).astype(np.float32)
 
 
 class Pairs(_Drawn):
@@ -496,7 +603,7 @@ class Pairs(_Drawn):
         least = frames + self.pairs.min_shift
         super().__init__(clips, least=least, what="a pair", seed=seed, max_bad=max_bad)
         if self.pairs.other_clips > 0 and len(self.usable) < 2:
-            raise LipSyncError("pairs.other_clips needs two clips, there is one; set it to 0")
+            raise DataError("pairs.other_clips needs two clips, there is one; set it to 0")
 
     def _make(self, clip: Clip, rng: np.random.Generator) -> dict[str, Any]:
         import torch
@@ -582,7 +689,7 @@ def mel_window(clip: Clip, frame: int, width: int) -> np.ndarray:
 
 def tokens(clip: Clip, frames: np.ndarray, name: str = "whisper") -> np.ndarray:
     """``(T, 10 * L, D)`` float32 around each frame, cut by the rule of inference."""
-    shape = clip._clips.store.shape(clip.entry.features, name)
+    shape = clip.shape(name)
     if shape is None:
         raise BadClip(f"it has no {name}; prepare it with output.whisper=always")
     if len(shape) != 3 or shape[0] < 1:
@@ -607,7 +714,7 @@ def to_pictures(crops: np.ndarray) -> Any:
     return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
 
 
-def _sound(name: str, rows: np.ndarray, count: int) -> np.ndarray:
+def _checked(name: str, rows: np.ndarray, count: int) -> np.ndarray:
     """``rows`` if there is one for every frame and all are numbers."""
     if len(rows) != count:
         raise BadClip(f"its {name} ends before its pictures do")
@@ -641,6 +748,7 @@ __all__ = [
     "BadClip",
     "Clip",
     "Clips",
+    "DataError",
     "Draws",
     "Pairs",
     "Windows",

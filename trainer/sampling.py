@@ -223,6 +223,7 @@ def lips(clip: Filmed) -> np.ndarray:
 
 SAMPLINGS: tuple[Sampling, ...] = (
     Apart("contiguous-16", 16, 16),  # LatentSync: no frame of the reference is one of the target
+    Apart("contiguous-25", 25, 25),  # and as much as its SyncNet of 25 frames looks at
     Apart("contiguous-5", 5, 5),  # Wav2Lip, whose reference may share four frames with the target
     Apart("single-frame", 1, V1_NEAR + 1),  # MuseTalk 1
     Apart("single-frame-5", 5, V1_NEAR + 1),  # the same with ``syncnet_T``: frames for a sync loss

@@ -21,6 +21,8 @@ PLAIN = "index.jsonl"
 SHARDS = "shards"
 SHARD_LIST = "shards.json"
 """In ``SHARDS``: which bytes of which tar file are whose, so that clips can be read at random."""
+LISTED = ("key", "frames", "seconds", "source_key", "presenter")
+"""What the list tells of a clip besides; a presenter is there where the data were rendered."""
 
 
 def table(manifest: Manifest) -> list[dict[str, Any]]:
@@ -90,9 +92,9 @@ def write_index(output: Path) -> Path:
 def write_shards(output: Path, megabytes: int) -> int:
     """WebDataset tar files of about ``megabytes``: ``KEY.mp4``, ``KEY.safetensors``, ``KEY.json``.
 
-    Beside them ``shards.json``: one row a clip with ``key``, ``frames``, ``seconds``, ``source_key``,
-    the ``tar`` and, by ending, ``members`` as offset and size in bytes. The same clips give the same
-    bytes. Returns how many tar files there are.
+    Beside them ``shards.json``: one row a clip with what is ``LISTED``, the ``tar`` and, by ending,
+    ``members`` as offset and size in bytes. The same clips give the same bytes. Returns how many
+    tar files there are.
     """
     with Manifest(output / NAME) as manifest:
         rows = table(manifest)
@@ -135,7 +137,7 @@ def pack(rows: Sequence[Mapping[str, Any]], output: Path, megabytes: int) -> int
             # What was added ends with the block that holds its last byte.
             blocks = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             places[ending] = [archive.offset - blocks, len(data)]
-        kept = {name: one[name] for name in ("key", "frames", "seconds", "source_key")}
+        kept = {name: one[name] for name in LISTED if name in one}
         clips.append({**kept, "tar": _shard(number), "members": places})
         if filled >= megabytes * 1_000_000:
             end()

@@ -29,7 +29,7 @@ def tensors(clip: Clip, whisper: Any | None, device: str) -> dict[str, np.ndarra
         "mel": mel(sound),
     }
     if whisper is not None:
-        stored["whisper"] = _whisper(sound, whisper, device)
+        stored["whisper"] = states(sound, whisper, device)
     return {name: np.ascontiguousarray(values) for name, values in stored.items()}
 
 
@@ -41,7 +41,8 @@ def write(path: Path, stored: dict[str, np.ndarray], facts: dict[str, Any]) -> N
     path.write_bytes(save(stored, metadata={"lipsync": json.dumps(facts)}))
 
 
-def _whisper(sound: np.ndarray, encoder: Any, device: str) -> np.ndarray:
+def states(sound: np.ndarray, encoder: Any, device: str) -> np.ndarray:
+    """``(W, L, D)`` float16: what Whisper's ``encoder`` makes of ``(S,)`` at 16 kHz, 50 steps a second."""
     from ..audio.whisper import Features
     from ..media.audio import MemoryVoice
     from ..types import Audio

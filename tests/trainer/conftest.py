@@ -16,7 +16,7 @@ LAYERS, WIDTH = 2, 4
 def picture(number: int, clip: int) -> np.ndarray:
     """Gray level: number of the frame; a band at the top: number of the clip."""
     image = np.full((SIDE, SIDE, 3), 30 + number, np.uint8)
-    image[:8] = 20 + 20 * clip
+    image[:8] = 20 + 20 * (clip % 10)
     return image
 
 

@@ -87,7 +87,7 @@ def test_every_row_stays_in_the_clip_and_agrees_with_itself(row, more):
 def test_names():
     assert len({row.name for row in SAMPLINGS}) == len(SAMPLINGS)
     assert all(named(row.name) is row for row in SAMPLINGS)
-    with pytest.raises(SettingsError, match="contiguous-16, contiguous-5, single-frame"):
+    with pytest.raises(SettingsError, match="contiguous-16, contiguous-25, contiguous-5"):
         named("contiguous-17")
 
 
