@@ -260,19 +260,22 @@ def dub(
     )
     if (segments is None) != (earlier is None):
         raise SettingsError("--segments and --earlier belong together; give both or neither")
-    if (check or segments) and len(voice) > 1:
-        raise SettingsError("--check and --segments take one voice; call once for each")
+    if (check or segments) and len(voice) > 1 and speaker in (None, "auto"):
+        raise SettingsError(
+            "--check and --segments make one result, several voices make one each; call once for "
+            "each voice, or say in a file who speaks which (--speaker FILE)"
+        )
     with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
         if segments and earlier:
             from .check import redo
 
             results = [
-                redo(video, voice[0], earlier, output, segments, settings=settings, stages=stages)
+                redo(video, voice, earlier, output, segments, settings=settings, stages=stages)
             ]
         elif check:
             from .check import checked
 
-            found = checked(video, voice[0], output, settings=settings, stages=stages)
+            found = checked(video, voice, output, settings=settings, stages=stages)
             if as_json:
                 typer.echo(json.dumps(asdict(found), default=_plain))
             else:

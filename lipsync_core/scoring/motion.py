@@ -47,6 +47,15 @@ class MouthMotion:
         """``(T,)`` bool."""
         return np.isfinite(self.opening)
 
+    def where(self, frames: np.ndarray) -> MouthMotion:
+        """The same seen in ``frames`` (``(T,)`` bool) only."""
+        return MouthMotion(
+            **{
+                name: np.where(frames, getattr(self, name), np.float32(np.nan))
+                for name in ("speed", "opening", "width", "gap")
+            }
+        )
+
     @property
     def openness(self) -> np.ndarray:
         """``(T,)`` float64: about 0 shut, 1 as wide as this mouth opens in the clip; NaN unseen.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -18,12 +18,13 @@ from ..types import Progress, Stages, SyncScore, SyncSegment
 from . import embedded, engines
 from .crops import Protocol
 from .distance import MAX_SHIFT, ShiftCurve, shift_curve
-from .motion import MouthMotion, Watched, watch
+from .motion import MouthMotion, Watched, watch, watch_again
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..faces.detect.base import Detector
+    from ..faces.track import People
     from ..types import FaceTrack, Voice
     from .engines import Scorer
 
@@ -181,13 +182,76 @@ def examine(
     return found
 
 
-def judge(watched: Watched, track: FaceTrack, heard: embedded.Heard, lead: Fraction) -> Examination:
+def examine_people(
+    video: str | Path,
+    people: People,
+    shares: Mapping[int, np.ndarray],
+    *,
+    voices: Mapping[int, Voice] | None = None,
+    engine: str = engines.AUTO,
+    device: str = "auto",
+    stages: Stages | None = None,
+) -> dict[int, Examination]:
+    """Scores several people of a clip whose faces are known, each where they speak.
+
+    ``shares``: by number of the track, ``(T,)`` 0..1 how much of each frame is theirs; frames at 0 do
+    not count. ``voices``: what each of them is heard with, beginning with the first picture; the
+    clip's own sound where there is none. Whose mouth is nowhere seen well enough is left out.
+    """
+    from ..media.audio import VoiceFile
+
+    row = engines.row(pick(engine))
+    stages = stages or _unwatched
+    network = row.load(_device(device)) if row.weights else None
+    watched = watch_again(video, people, progress=stages("look"))
+    own = VoiceFile(video) if any(number not in (voices or {}) for number in shares) else None
+    heard: dict[int, embedded.Heard] = {}
+    found = {}
+    for number, share in shares.items():
+        voice = (voices or {}).get(number, own)
+        assert voice is not None
+        lead = watched.begins - own.begins if voice is own and own is not None else Fraction(0)
+        if id(voice) not in heard:
+            heard[id(voice)] = embedded.hear(voice)
+        speaks = share[: watched.frame_count] > 0
+        if not (watched.motions[number].seen & speaks).any():
+            continue
+        one = judge(watched, people.tracks[number], heard[id(voice)], lead, speaks=speaks)
+        if network is not None:
+            track = replace(one.track, present=one.track.present & (share > 0))
+            one = replace(
+                _with_network(
+                    replace(one, track=track),
+                    row,
+                    network,
+                    voice,
+                    lead,
+                    "original",
+                    stages(row.title),
+                ),
+                track=one.track,
+            )
+        found[number] = one
+    return found
+
+
+def judge(
+    watched: Watched,
+    track: FaceTrack,
+    heard: embedded.Heard,
+    lead: Fraction,
+    *,
+    speaks: np.ndarray | None = None,
+) -> Examination:
     """The embedded estimate for one person of a clip that has been watched.
 
-    ``lead``: second of the voice that is heard at the first picture.
+    ``lead``: second of the voice that is heard at the first picture. ``speaks``: ``(T,)`` bool, the
+    frames that count; all where None.
     """
     number = next(i for i, other in enumerate(watched.people.tracks) if other is track)
     motion = watched.motions[number]
+    if speaks is not None:
+        motion = motion.where(speaks)
     if not motion.seen.any():
         raise FaceError("the face was never seen well enough to measure its mouth")
     times = watched.times + float(lead)

@@ -47,7 +47,7 @@ def mouths(path):
 def test_splice(tmp_path):
     old, new = take(tmp_path / "old.mkv", 20), take(tmp_path / "new.mkv", 220)
     output = tmp_path / "out.mkv"
-    taken = splice(old, new, old, output, [(Fraction(4, 5), Fraction(6, 5))])
+    taken = splice(old, new, output, [(Fraction(4, 5), Fraction(6, 5))])
     level = mouths(output)
     assert len(level) == 50
     assert np.abs(level[20:31] - 220).max() < 6
@@ -65,7 +65,7 @@ def test_takes_of_another_clip_are_refused(tmp_path):
     old = take(tmp_path / "old.mkv", 20)
     new = take(tmp_path / "new.mkv", 220, side=96)
     with pytest.raises(MediaError, match="not takes of one clip"):
-        splice(old, new, old, tmp_path / "out.mkv", [(Fraction(0), Fraction(1))])
+        splice(old, new, tmp_path / "out.mkv", [(Fraction(0), Fraction(1))])
     assert not (tmp_path / "out.mkv").exists()
 
 

@@ -179,3 +179,83 @@ def test_the_command_line(silent, tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "--speaker FILE" in line
+
+
+@pytest.fixture(scope="module")
+def reversed_voice(tmp_path_factory):
+    """Another voice: the sentence backwards."""
+    import wave
+
+    from lipsync_core.media.audio import load
+
+    audio = load(demo.SENTENCE)
+    path = tmp_path_factory.mktemp("voice") / "backwards.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(audio.rate)
+        file.writeframes((audio.samples.mean(0)[::-1] * 32767).astype("<i2").tobytes())
+    return path
+
+
+def spoken(path, *rows):
+    """Turns of 0 to 1 s: ``(person, voice)`` each."""
+    turn = {"start": 0, "end": 1}
+    text = {"turns": [{**turn, "person": person, "voice": voice} for person, voice in rows]}
+    path.write_text(json.dumps(text))
+    return str(path)
+
+
+def test_each_speaks_with_a_voice_of_their_own(silent, tmp_path, reversed_voice):
+    from lipsync_core.media.audio import load
+
+    left, right = people(silent, tmp_path)
+    voices = [demo.SENTENCE, reversed_voice]
+    rest = {"length": "cut", **LOSSLESS}
+    who = spoken(tmp_path / "who.json", (left, 0), (right, 1))
+    (both,) = dub(silent, voices, tmp_path / "both.mkv", speaker=who, **rest)
+    assert both.faces == 2
+    touched = changed(silent, both.output)
+    assert touched[3:, 0].any()
+    assert touched[3:, 1].any()
+    # Each half is what its voice alone makes of it.
+    alone = []
+    for number, (person, voice) in enumerate(zip((left, right), voices, strict=True)):
+        own = spoken(tmp_path / f"{number}.json", (person, 0))
+        alone += dub(silent, voice, tmp_path / f"{number}.mkv", speaker=own, **rest)
+    assert not changed(both.output, alone[0].output)[:, 0].any()
+    assert not changed(both.output, alone[1].output)[:, 1].any()
+    assert changed(both.output, alone[0].output)[:, 1].any()
+    heard = [load(one.output).samples.mean(0) for one in (both, *alone)]
+    count = min(map(len, heard))
+    total, one, other = (sound[:count] for sound in heard)
+    assert np.abs(total - (one + other)).max() < 2e-3
+
+
+def test_who_speaks_which_is_checked_before_the_work(silent, tmp_path, reversed_voice):
+    two = [demo.SENTENCE, reversed_voice]
+    three = spoken(tmp_path / "three.json", (0, 0), (1, 2))
+    with pytest.raises(SettingsError, match="gives turns to voice 2"):
+        dub(silent, two, tmp_path / "o.mp4", speaker=three, **LOSSLESS)
+    good = spoken(tmp_path / "good.json", (0, 0), (1, 1))
+    with pytest.raises(SettingsError, match="1 voice was given"):
+        dub(silent, demo.SENTENCE, tmp_path / "o.mp4", speaker=good, **LOSSLESS)
+    with pytest.raises(SettingsError, match="puts all voices into one"):
+        dub(silent, two, tmp_path / "{voice}.mp4", speaker=good, **LOSSLESS)
+    wrong = spoken(tmp_path / "wrong.json", (0, -1))
+    with pytest.raises(SettingsError, match="voice -1"):
+        dub(silent, two, tmp_path / "o.mp4", speaker=wrong, **LOSSLESS)
+    assert [path.name for path in tmp_path.glob("*.mp4")] == ["silent.mp4"]
+
+
+def test_the_check_looks_at_who_speaks(pair, tmp_path):
+    """The silent one would drag the score down if it were looked at."""
+    from lipsync_core.check import checked
+    from lipsync_core.types import Settings
+
+    settings = Settings(speaker="auto", face="largest", **LOSSLESS)
+    found = checked(pair, demo.SENTENCE, tmp_path / "o.mp4", settings=settings, scoring="embedded")
+    left, _ = people(pair, tmp_path)
+    assert list(found.people) == [left]
+    assert found.score.accepted
+    assert abs(found.score.audio_late_ms) <= 45
