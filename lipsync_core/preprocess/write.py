@@ -108,7 +108,7 @@ def encode(path: Path, crops: np.ndarray, sound: np.ndarray, crf: int) -> None:
     voice = None
     if peak > SILENCE_PEAK:
         voice = MemoryVoice(Audio(samples=np.ascontiguousarray(sound[None]), rate=RATE))
-    with Writer(
+    writer = Writer(
         path,
         clip=facts,
         voice=voice,
@@ -116,10 +116,11 @@ def encode(path: Path, crops: np.ndarray, sound: np.ndarray, crf: int) -> None:
         codec="libx264",
         crf=crf,
         overwrite=True,
-    ) as writer:
-        if size < SMALL:
-            options = {**writer.encoding.options, "x264-params": "bframes=0"}
-            writer.encoding = replace(writer.encoding, options=options)
+    )
+    if size < SMALL:
+        options = {**writer.encoding.options, "x264-params": "bframes=0"}
+        writer.encoding = replace(writer.encoding, options=options)
+    with writer:
         for index, crop in enumerate(crops):
             video = av.VideoFrame.from_ndarray(crop, format="rgb24")
             time = Fraction(index, FPS)
