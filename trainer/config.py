@@ -222,7 +222,8 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     ``path`` is a file, the folder of a run, or the bare name of a recipe that comes along. A file
     may name another as its ``base``, from which it takes everything that it does not say itself; a
-    stage that is set to null is dropped. Files in the layout of ByteDance's LatentSync load too.
+    stage that is set to null is dropped, and a file that names all stages sets their order. Files in
+    the layout of ByteDance's LatentSync load too.
     """
     source = find(path)
     layer = _inherited(source, ())
@@ -237,7 +238,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     merged.setdefault("name", source.stem)
     if Path(path).is_dir() and "output" not in said.get("run", {}):
         # the folder may have been moved since
-        merged["run"] = {**merged["run"], "output": str(path)}
+        merged["run"] = {**merged.get("run", {}), "output": str(path)}
     return checked(_typed(merged, str(source)))
 
 
@@ -428,7 +429,7 @@ def _inherited(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
             log.warning("%s is a file of LatentSync's; %s", path, "; ".join(notes))
     _check_names(Recipe, layer, "", str(path))
     if base is None:
-        return layer
+        return _merge({}, layer)
     beside = path.parent / base
     if beside.is_file():
         under = beside
@@ -459,14 +460,19 @@ def _overrides(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _merge(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Sections are merged, everything else is replaced, a stage of null goes."""
+    """Sections are merged, everything else is replaced, a stage of null goes.
+
+    Who names all stages sets their order; otherwise new ones come last.
+    """
     result = dict(under)
     for key, value in over.items():
         below = result.get(key)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
             value = _merge(below, value)
         if key == "stages" and isinstance(value, Mapping):
-            value = {name: stage for name, stage in value.items() if stage is not None}
+            said = over["stages"]
+            order = said if set(value) == set(said) else value
+            value = {name: value[name] for name in order if value[name] is not None}
         result[key] = value
     return result
 

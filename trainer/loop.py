@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -73,12 +73,12 @@ def train(
     - ``weights/step-….safetensors``: what the core loads, one beside each state;
       ``weights/<stage>.safetensors``: the end of a stage
     """
-    run = _Run(recipe, kind, resume=resume, watch=watch)
-    try:
+    with ExitStack() as ends:
+        ends.callback(_forget)
+        run = _Run(recipe, kind, resume=resume, watch=watch)
+        ends.callback(run.close)
         run.train()
         run.accelerator.end_training()
-    finally:
-        run.close()
     return run.folder
 
 
@@ -600,13 +600,9 @@ class _Run:
         return kind(self.recipe, self.accelerator.device)
 
     def close(self) -> None:
-        from accelerate.state import AcceleratorState
-
         for tracker in self.trackers:
             tracker.close()
         self.accelerator.free_memory()
-        # so that the next run of this process may have another precision
-        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class _Signals:
@@ -636,10 +632,17 @@ class _Signals:
         self.stop = True
 
 
+def _forget() -> None:
+    """What accelerate keeps for the process, so that its next run may have another precision."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def _calm(worker: int) -> None:
-    """Workers that load leave signals to the process they load for."""
+    """Workers that load leave signals to the process they load for, which goes on until its step is done."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _due(every: int, step: int) -> bool:
