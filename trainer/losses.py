@@ -335,17 +335,18 @@ def cached_backward(
     weights' ``.grad``. Returns the detached loss.
 
     Dropout falls the same way both times, as it would without the cache over the same chunks in
-    the same order; the generators end where one pass leaves them. A norm over the batch would see
-    chunks instead (SyncNet's norms are per sample). ``backward`` is called once, on the loss, and may
-    scale it. ``quiet`` surrounds all chunks but the last: ``no_sync`` of a distributed network, whose
-    ranks then exchange gradients once. The negatives of a rank are its own.
+    the same order; ``loss`` itself must not draw. A norm over the batch would see chunks instead
+    (SyncNet's norms are per sample). ``backward`` is called once, on the loss, and may scale it.
+    ``quiet`` surrounds all chunks but the last: ``no_sync`` of a distributed network, whose ranks
+    then exchange gradients once. The negatives of a rank are its own.
     """
     restore, columns = [], []
     with torch.no_grad():
         for chunk in chunks:
             restore.append(_remember(*chunk))
             columns.append(embed(*chunk))
-    leave = _remember(*chunks[-1])
+    # up to 2025 torch kept weights that autocast cast here, without a graph, for the second pass
+    torch.clear_autocast_cache()
     leaves = [torch.cat(parts).requires_grad_() for parts in zip(*columns, strict=True)]
     value = loss(*leaves)
     backward(value)
@@ -356,7 +357,6 @@ def cached_backward(
         restore[k]()
         with quiet() if k < len(chunks) - 1 else nullcontext():
             torch.autograd.backward(embed(*chunk), [parts[k] for parts in gradients])
-    leave()
     return value.detach()
 
 

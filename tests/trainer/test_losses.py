@@ -98,6 +98,13 @@ def test_seeds_that_agree_in_their_low_bits_are_different_seeds():
     assert len({tuple(row.flatten().tolist()) for row in noise}) == 3
 
 
+def test_what_frames_share_is_drawn_apart_from_what_they_do_not():
+    shape = (6, 4, 3, 16, 16)
+    common = losses.mixed_noise(SEEDS, shape, 1e9)[:, :, 0].flatten(1)
+    own = losses.mixed_noise(SEEDS, shape, 0.0).flatten(1)[:, : common.shape[1]]
+    assert abs((common * own).mean()) < 0.05
+
+
 def test_steps_and_silence_are_drawn_evenly_and_apart():
     seeds = torch.arange(4000)
     steps = losses.timesteps(seeds)
@@ -514,6 +521,19 @@ def test_the_cache_scales_accumulates_and_keeps_quiet():
     assert quiet == [0, 1], "all but the last chunk"
     with pytest.raises(AssertionError, match="all embeddings"):
         losses.cached_backward(net, chunks, lambda seen, heard: seen.sum())
+
+
+def test_the_cache_finds_its_way_to_the_weights_under_autocast():
+    """Weights cast without a graph must not be those of the second pass."""
+    net = Pair(0.0).float()
+    chunks = [(torch.randn(3, 6), torch.randn(3, 5)) for _ in range(2)]
+    losses.cached_backward(net, chunks, losses.contrastive)
+    exact = gradients(net)
+    net.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses.cached_backward(net, chunks, losses.contrastive)
+    near = gradients(net)
+    assert ((near - exact).norm() / exact.norm()).item() < 0.1
 
 
 def test_the_cache_trains_syncnet_s_networks(syncnet):
