@@ -316,22 +316,31 @@ def read_index(path: str, store: Store) -> list[Entry]:
         rows = pyarrow.parquet.read_table(folder / INDEX).to_pylist()
     elif (folder / PLAIN).exists():
         lines = (folder / PLAIN).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line]
+        try:
+            rows = [json.loads(line) for line in lines if line]
+        except ValueError as error:
+            raise DataError(f"{folder / PLAIN} is damaged ({error}); write it anew") from error
     else:
         raise DataError(
             f"{folder} holds neither {INDEX} nor {PLAIN}; "
             "run the preprocessor on it: python -m lipsync_core.preprocess"
         )
-    return [
-        Entry(
-            key=row["key"],
-            source=_source(row),
-            frame_count=int(row["frames"]),
-            picture=Part(str(folder / row["clip"])),
-            features=Part(str(folder / row["features"])),
-        )
-        for row in rows
-    ]
+    try:
+        return [
+            Entry(
+                key=row["key"],
+                source=_source(row),
+                frame_count=int(row["frames"]),
+                picture=Part(str(folder / row["clip"])),
+                features=Part(str(folder / row["features"])),
+            )
+            for row in rows
+        ]
+    except KeyError as error:
+        raise DataError(
+            f"the index in {folder} has no column {error}; write it anew: "
+            "python -m lipsync_core.preprocess"
+        ) from error
 
 
 def _source(row: dict[str, Any]) -> str:
@@ -362,7 +371,10 @@ def _alike(heard: np.ndarray, stored: np.ndarray | None) -> bool:
 
 
 def _shards(path: str, store: Store) -> list[Entry]:
-    table = json.loads(store.read(Part(path)))
+    try:
+        table = json.loads(store.read(Part(path)))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({_line(error)})") from error
     if table.get("kind") != "lipsync shards" or table.get("version") != 1:
         raise DataError(f"{path} is not a list of shards that this version reads")
     folder = path.rpartition("/")[0] if "://" in path else str(Path(path).parent)
@@ -620,7 +632,7 @@ class Pairs(_Drawn):
                 other = self.clips[int(self.usable[place + (place >= own)])]
                 heard = int(rng.integers(other.frame_count - self.frames + 1))
             else:
-                # Both ends of the pair are alike likely: which of them is seen is not known yet.
+                # In a short clip not every window has another that is far enough away.
                 first = np.arange(last + 1)
                 first = first[(first >= shift) | (first + shift <= last)]
                 start = int(rng.choice(first))

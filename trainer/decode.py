@@ -28,7 +28,7 @@ def pictures(file: BinaryIO, wanted: np.ndarray, size: int) -> np.ndarray:
         with av.open(file, mode="r") as container:
             for number, frame in _numbered(container, first=int(wanted.min())):
                 if number in missing:
-                    found[number] = resized(_rgb(frame), size)
+                    found[number] = _shown(frame, size)
                     missing.discard(number)
                     if not missing:
                         break
@@ -58,21 +58,18 @@ def _numbered(container: InputContainer, *, first: int) -> Iterator[tuple[int, a
         yield round((frame.pts - begin) * base * rate), frame
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
+def _shown(frame: av.VideoFrame, size: int) -> np.ndarray:
+    """``(size, size, 3)`` RGB: the mean of the pixels under each when smaller, Lanczos when larger."""
+    import cv2
+
     name = pixels.native_format(frame.format)
     video: Any = frame if frame.format.name == name else frame.reformat(format=name)
     lines = min(frame.width, frame.height)
+    # The same matrices by which inference reads a film.
     view = pixels.look(name, int(frame.colorspace), int(frame.color_range), lines, False)
-    return pixels.region(video, view, 0, 0, frame.width, frame.height)
-
-
-def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """``(size, size, 3)``: the mean of the pixels under each when smaller, Lanczos when larger."""
-    import cv2
-
-    height, width = picture.shape[:2]
-    if (height, width) == (size, size):
-        return picture
-    smaller = size <= min(height, width)
-    how = cv2.INTER_AREA if smaller else cv2.INTER_LANCZOS4
-    return cv2.resize(picture, (size, size), interpolation=how)
+    if (frame.width, frame.height) == (size, size):
+        return pixels.region(video, view, 0, 0, size, size)
+    if size < lines:
+        return pixels.reduced(video, view, (size, size))
+    whole = pixels.region(video, view, 0, 0, frame.width, frame.height)
+    return cv2.resize(whole, (size, size), interpolation=cv2.INTER_LANCZOS4)

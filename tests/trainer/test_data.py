@@ -178,10 +178,16 @@ def test_both_kinds_of_index_are_read(clip_folder):
         (lambda path: [path / "absent"], "not a folder"),
         (lambda path: [path], r"neither index.parquet nor index.jsonl"),
         (lambda path: [path / "other.json"], "not a list of shards"),
+        (lambda path: [path / "absent.json"], "absent.json cannot be read"),
+        (lambda path: [path / "bare"], "no column 'frames'"),
+        (lambda path: [path / "cut"], "is damaged"),
     ],
 )
 def test_what_is_no_data_set_is_said(tmp_path, make, match):
     (tmp_path / "other.json").write_text("{}")
+    for name, text in (("bare", '{"key": "a"}'), ("cut", '{"key": "a')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.jsonl").write_text(text)
     with pytest.raises(LipSyncError, match=match) as told:
         Clips(make(tmp_path))
     assert "\n" not in str(told.value)
