@@ -17,6 +17,7 @@ from .errors import LipSyncError, MediaError, SettingsError
 from .types import Settings, Stages, SyncScore
 
 if TYPE_CHECKING:
+    from .scoring.likeness import Extras, Frechet
     from .scoring.quality import Quality
 
 log = logging.getLogger("lipsync.compare")
@@ -48,6 +49,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("engine", ""),
     ("LSE-C", "higher"),
     ("LSE-D", "lower"),
+    ("cosine", "higher"),
     ("late ms", "0"),
     ("confidence", "higher"),
     ("follows", "higher"),
@@ -55,14 +57,18 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("silence", "higher"),
     ("flicker+", "0"),
     ("mouth SSIM", "higher"),
+    ("mouth LPIPS", "lower"),
     ("outside changed", "0"),
     ("identity", "higher"),
     ("FID", "lower"),
+    ("FVD", "lower"),
     ("s/frame", "lower"),
 )
 """Heads of the table, and which way is better."""
-OPTIONAL = ("identity", "FID")
-"""Columns that are left out of a table in which nobody asked for them."""
+OPTIONAL = ("LSE-C", "LSE-D", "cosine", "mouth LPIPS", "identity", "FID", "FVD")
+"""Columns that are left out of a table in which nothing measured them."""
+ALL = "all clips"
+"""The clip's name in the rows that pool an engine's samples of all clips."""
 
 
 def compare(
@@ -76,6 +82,7 @@ def compare(
     lpips: bool = False,
     identity: bool = False,
     fid: bool = False,
+    fvd: bool = False,
     overwrite: bool = False,
     stages: Stages | None = None,
 ) -> list[Row]:
@@ -83,30 +90,69 @@ def compare(
 
     Without ``voices`` each clip speaks its own, and the new mouth is compared with the true one.
     ``engines``: names of ``ENGINES``; all that are ready where none is given. An engine that fails on a
-    clip gets a row that says so, and the others go on. ``identity``, ``fid``: extras, with the caveats
-    of ``scoring.likeness``.
+    clip gets a row that says so, and the others go on. ``lpips``, ``identity``, ``fid``, ``fvd``: extras,
+    with the caveats of ``scoring.likeness``; from several clips the last two are also taken together.
     """
     from .engines import ENGINES
     from .engines import pick as pick_engine
     from .scoring import likeness
+    from .scoring.sync import pick
 
     if not clips:
         raise SettingsError("there is no clip to compare engines on; give at least one video")
     names = list(engines) or [row.name for row in ENGINES if row.missing() is None]
     for name in names:
         pick_engine(name)
-    likeness.check(identity=identity, fid=fid)
-    extras = {"lpips": lpips, "identity": identity, "fid": fid}
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
+    pick(scoring)
     settings = replace(settings or Settings(), overwrite=overwrite)
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"{folder} is a file; name a folder for the results")
+    for path in (*clips, *voices):
+        if not Path(path).is_file():
+            raise MediaError(f"{path}: no such file; give clips and voices that exist")
+    extras = likeness.open_extras(
+        lpips=lpips, identity=identity, fid=fid, fvd=fvd, device=settings.device
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    pools: dict[str, dict[str, Frechet]] = {name: {} for name in names}
     rows: list[Row] = []
     for clip in map(Path, clips):
         rows.append(_source(clip, scoring, settings, stages))
         for voice in [Path(voice) for voice in voices] or [None]:
             for name in names:
-                rows.append(_dubbed(clip, voice, name, folder, scoring, settings, extras, stages))
-    return rows
+                rows.append(
+                    _dubbed(
+                        clip, voice, name, folder, scoring, settings, extras, pools[name], stages
+                    )
+                )
+    return rows + _pooled(rows, pools)
+
+
+def _pooled(rows: Sequence[Row], pools: dict[str, dict[str, Frechet]]) -> list[Row]:
+    """One more row an engine with FID and FVD over all its clips, where there are several."""
+    from .scoring.likeness import caveat
+    from .scoring.quality import Quality
+
+    more = []
+    for name, pool in pools.items():
+        if pool and sum(row.engine == name and row.quality is not None for row in rows) > 1:
+            values = {kind: distance.value() for kind, distance in pool.items()}
+            caveats = tuple(
+                f"{ALL}: {caveat(kind, distance.count)}" for kind, distance in pool.items()
+            )
+            more.append(
+                Row(
+                    clip=Path(ALL),
+                    voice=None,
+                    engine=name,
+                    output=None,
+                    score=None,
+                    quality=Quality(**values, caveats=caveats),
+                    seconds_per_frame=None,
+                )
+            )
+    return more
 
 
 def cells(row: Row) -> list[str]:
@@ -117,24 +163,30 @@ def cells(row: Row) -> list[str]:
 
     score, quality = row.score, row.quality
     own = "own" if row.voice is None else row.voice.stem
-    if score is None or quality is None:
+    if quality is None or (score is None and row.failure):
         return [row.clip.stem, own, row.engine, row.failure, *[""] * (len(COLUMNS) - 4)]
+    late = "-"
+    if score is not None:
+        late = f"{score.audio_late_ms:.0f}" if score.accepted else f"({score.audio_late_ms:.0f})"
     return [
         row.clip.stem,
         own,
         row.engine,
-        shown(score.lse_c),
-        shown(score.lse_d),
-        shown(score.audio_late_ms, 0) if score.accepted else f"({score.audio_late_ms:.0f})",
-        shown(score.confidence),
+        shown(score and score.lse_c),
+        shown(score and score.lse_d),
+        shown(score and score.similarity),
+        late,
+        shown(score and score.confidence),
         shown(quality.follows_voice),
         shown(quality.follows_old_voice),
         shown(quality.silence_closed),
         shown(quality.flicker_added),
         shown(quality.mouth_ssim, 3),
+        shown(quality.mouth_lpips, 3),
         shown(quality.outside_changed, 3),
         shown(quality.identity, 3),
         shown(quality.fid, 1),
+        shown(quality.fvd, 1),
         shown(row.seconds_per_frame, 3),
     ]
 
@@ -177,7 +229,8 @@ def _dubbed(
     folder: Path,
     scoring: str,
     settings: Settings,
-    extras: dict[str, bool],
+    extras: Extras,
+    pools: dict[str, Frechet],
     stages: Stages | None,
 ) -> Row:
     from .dub import dub
@@ -207,9 +260,8 @@ def _dubbed(
             reference=None if voice else clip,
             old_voice=old,
             source=clip,
-            lpips=extras["lpips"] and voice is None,
-            identity=extras["identity"],
-            fid=extras["fid"],
+            extras=extras,
+            pools=pools,
         )
     except LipSyncError as error:
         log.warning("%s on %s: %s", name, clip.name, error)

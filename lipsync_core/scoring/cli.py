@@ -15,7 +15,9 @@ from ..errors import SettingsError
 from .engines import AUTO, NAMES
 
 if TYPE_CHECKING:
-    from ..types import Stages, SyncScore
+    from ..types import Progress, Stages, SyncScore
+    from .quality import Quality
+    from .sync import Examination
 
 
 def score(
@@ -52,9 +54,17 @@ def score(
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write a page that shows the result."),
     ] = None,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality", help="Also silence and flicker; with --before what else has changed."
+        ),
+    ] = False,
     before: Annotated[
         Path | None,
-        typer.Option("--before", help="The clip as it was, for stills side by side in the report."),
+        typer.Option(
+            "--before", help="The clip as it was: stills side by side in the report, and --quality."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     overwrite: Annotated[
@@ -74,8 +84,11 @@ def score(
     if report is not None:
         reports.check(report, video, overwrite=overwrite)
     if before is not None:
-        if report is None:
-            raise SettingsError("--before adds stills to a report; give --report FILE.html as well")
+        if report is None and not quality:
+            raise SettingsError(
+                "--before adds stills to a report and more to --quality; "
+                "give --report FILE.html or --quality as well"
+            )
         reports.check_before(before, video)
     if fix is not None:
         if start is not None or end is not None:
@@ -100,6 +113,7 @@ def score(
             reports.write(
                 found, report, before=before, overwrite=overwrite, progress=stages("report")
             )
+        rated = _rated(found, before, stages("quality")) if quality else None
         fixed = None
         if fix is not None:
             fixed = fix_sound(found, fix, overwrite=overwrite, progress=stages("fix"))
@@ -109,15 +123,36 @@ def score(
             extra["fixed"] = {"output": str(fix), "moved_ms": fixed}
         if report is not None:
             extra["report"] = str(report)
+        if rated is not None:
+            extra["quality"] = asdict(rated)
         typer.echo(json.dumps(plain(found.score) | extra))
         return
     typer.echo(f"{video}: {found.score.summary}")
     for line in reports.details(found):
         typer.echo(f"  {line}")
+    if rated is not None:
+        for line in rated.lines():
+            typer.echo(f"  {line}")
     if fixed is not None:
         typer.echo(f"  {fix}: the sound was moved by {fixed:+.1f} ms, the picture is unchanged")
     if report is not None:
         typer.echo(f"  {report}: open it in a browser")
+
+
+def _rated(found: Examination, before: Path | None, progress: Progress) -> Quality:
+    """Quality beside sync, against the clip as it was where that is given."""
+    from ..errors import MediaError
+    from ..media.audio import VoiceFile
+    from .quality import assess
+
+    old = None
+    if before is not None:
+        try:
+            old = VoiceFile(before)
+        except MediaError:
+            # A portrait, or a film without sound: there is no old voice to follow.
+            old = None
+    return assess(found, source=before, old_voice=old, progress=progress)
 
 
 def speakers(
@@ -203,6 +238,10 @@ def compare(
         bool,
         typer.Option("--fid", help="Also FID (needs torchmetrics[image]; rough from few frames)."),
     ] = False,
+    fvd: Annotated[
+        bool,
+        typer.Option("--fvd", help="Also FVD (needs videomae-v2-g, 2 GB; rough from few clips)."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that exist.")
     ] = False,
@@ -226,6 +265,7 @@ def compare(
             lpips=lpips,
             identity=identity,
             fid=fid,
+            fvd=fvd,
             overwrite=overwrite,
             stages=stages,
         )

@@ -1,9 +1,8 @@
 """What sync numbers do not say: silence, leakage, flicker, and likeness to a reference clip.
 
 SSIM and PSNR come from scikit-image with the field's settings (11 x 11 Gaussian, as torchmetrics
-has them, to 1e-4), so that they need no torch. LPIPS comes from torchmetrics. Identity and FID, with what has
-to be said beside them, are in ``likeness``: FID from less than some thousand frames says more about
-the sample than about the method, and FVD is not measured at all.
+has them, to 1e-4), so that they need no torch. LPIPS, identity, FID and FVD, with what has to be said
+beside them, are in ``likeness``.
 """
 
 from __future__ import annotations
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ..errors import EngineError, MediaError, SettingsError
+from ..errors import MediaError, SettingsError
 from ..faces import align, mask
 from ..faces.templates import draft_template
+from ..media.reader import probe
 from ..types import Progress
 from . import embedded
+from .likeness import CAVEATS, NONE, Extras, Frechet, compare_faces
 from .sync import Examination
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ UNITS = {
     "mouth_lpips": "distance, AlexNet; lower is better",
     "identity": "-1..1, cosine of face embeddings against the source",
     "fid": "distance, Inception v3; lower is better, biased upwards from few frames",
+    "fvd": "distance, VideoMAE v2; lower is better, biased upwards from few windows",
     "outside_ssim": "-1..1",
     "outside_psnr": "dB; none where nothing differs",
     "outside_changed": "0..1, share of values outside the mouth that differ by more than 2 levels",
@@ -70,11 +72,30 @@ class Quality:
     outside_changed: float | None = None
     identity: float | None = None
     fid: float | None = None
+    fvd: float | None = None
     compared_frames: int = 0
     caveats: tuple[str, ...] = ()
-    """Which networks ``identity`` and ``fid`` come from, who may use them, and what they cannot say."""
+    """Which networks the extras come from, who may use them, and what they cannot say."""
     notes: tuple[str, ...] = ()
     units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
+
+    def lines(self) -> list[str]:
+        """What was measured, one line each, for people."""
+        told = [
+            f"{words}: {value:{form}}"
+            for words, value, form in (
+                ("mouth closed where the voice is silent", self.silence_closed, ".0%"),
+                ("agreement with the voice (-1 to 1)", self.follows_voice, ".2f"),
+                ("agreement left with the old voice (0 is best)", self.follows_old_voice, ".2f"),
+                ("flicker of the mouth, gray levels", self.flicker, ".2f"),
+                ("more flicker than before, gray levels", self.flicker_added, "+.2f"),
+                ("likeness of the mouth, SSIM (1 is the same)", self.mouth_ssim, ".3f"),
+                ("likeness outside the mouth, SSIM (1 is the same)", self.outside_ssim, ".3f"),
+                ("changed outside the mouth", self.outside_changed, ".1%"),
+            )
+            if value is not None
+        ]
+        return [*told, *self.notes]
 
 
 def assess(
@@ -83,22 +104,23 @@ def assess(
     reference: str | Path | None = None,
     old_voice: Voice | None = None,
     frames: int = 48,
-    lpips: bool = False,
     source: str | Path | None = None,
-    identity: bool = False,
-    fid: bool = False,
+    extras: Extras = NONE,
+    pools: dict[str, Frechet] | None = None,
     progress: Progress | None = None,
 ) -> Quality:
     """Measures the clip that was examined.
 
     ``reference``: the same pictures with the true mouth, frame for frame (the source of a clip that was
-    dubbed with its own voice). Where the new mouth says something else, what is inside the mouth
-    does not compare. ``old_voice``: what the source spoke. ``frames``: how many are compared,
-    evenly spread. ``identity``, ``fid``: also these, of the faces against those of ``source``, the
-    clip that was dubbed, whose mouth may say something else (``reference`` where not given).
+    dubbed with its own voice). ``source``: the clip that was dubbed, whose mouth may say something
+    else: then only what lies outside the mouth is compared, and the flicker (``reference`` where not
+    given). ``old_voice``: what the source spoke. ``frames``: how many are compared, evenly spread.
+    ``extras``, ``pools``: see ``likeness``.
     """
-    if (identity or fid) and (source := source or reference) is None:
-        raise SettingsError("identity and FID compare with a clip; give the one that was dubbed")
+    if extras.needs_source and (source := source or reference) is None:
+        raise SettingsError(
+            "identity, FID and FVD compare with a clip; give the one that was dubbed"
+        )
     notes: list[str] = []
     closed, silent = _silence(found, notes)
     motion, times = found.motion, found.voice_times
@@ -107,13 +129,19 @@ def assess(
     if old_voice is not None:
         leak = _leak(found, embedded.hear(old_voice))
     likeness: dict[str, Any] = {}
-    flicker, likeness = _look(found, reference, frames, lpips, notes, progress)
-    if source is not None and (identity or fid):
-        from .likeness import compare_faces
-
+    beside = reference or source
+    if beside is not None and reference is None and probe(beside).is_still:
+        notes.append("the source is a still picture, which has no frames to lie beside")
+        beside = None
+    flicker, likeness = _look(
+        found, beside, frames, extras.lpips, notes, progress, same_mouth=reference is not None
+    )
+    if source is not None and extras.needs_source:
         likeness |= compare_faces(
-            found, source, identity=identity, fid=fid, frames=frames, progress=progress
+            found, source, extras=extras, frames=frames, pools=pools, progress=progress
         )
+    if extras.lpips is not None and likeness.get("mouth_lpips") is not None:
+        likeness["caveats"] = (CAVEATS["lpips"], *likeness.get("caveats", ()))
     return Quality(
         silence_closed=closed,
         silence_frames=silent,
@@ -166,12 +194,14 @@ def _look(
     found: Examination,
     reference: str | Path | None,
     frames: int,
-    lpips: bool,
+    lpips: Any,
     notes: list[str],
     progress: Progress | None,
+    *,
+    same_mouth: bool,
 ) -> tuple[tuple[float | None, float | None], dict[str, Any]]:
     """One pass over the clip, and over the reference beside it."""
-    from ..media.reader import Reader, probe
+    from ..media.reader import Reader
 
     watched = found.watched
     small, large = draft_template(_FLICKER_SIDE), draft_template(_CROP_SIDE)
@@ -180,7 +210,7 @@ def _look(
     large_matrices = align.fit(found.track.points, large, sar)
     weight = mask.mouth(small)
     flickers = (_Flicker(weight), _Flicker(weight))
-    likeness = _Likeness(large, lpips) if reference is not None else None
+    likeness = _Likeness(large, lpips if same_mouth else None) if reference else None
     chosen = set(np.linspace(0, watched.frame_count - 1, frames).round().astype(int).tolist())
     other = None
     if reference is not None:
@@ -216,7 +246,10 @@ def _look(
             progress(number + 1, watched.frame_count)
     result: dict[str, Any] = {"compared_frames": compared}
     if likeness is not None:
-        result |= likeness.means()
+        means = likeness.means()
+        if not same_mouth:
+            means = {name: value for name, value in means.items() if not name.startswith("mouth")}
+        result |= means
     return (flickers[0].mean(), flickers[1].mean()), result
 
 
@@ -247,7 +280,7 @@ class _Flicker:
 class _Likeness:
     """SSIM, PSNR and LPIPS of mouths in the upright crop, SSIM and PSNR of the picture around it."""
 
-    def __init__(self, template: Any, lpips: bool) -> None:
+    def __init__(self, template: Any, lpips: Any) -> None:
         self._template = template
         weight = mask.mouth(template)
         rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
@@ -256,7 +289,7 @@ class _Likeness:
         self._mouth: list[tuple[float, float]] = []
         self._outside: list[tuple[float, float, float]] = []
         self._lpips: list[float] = []
-        self._network = _lpips() if lpips else None
+        self._network = lpips
 
     def see(self, frame: Picture, reference: Picture, matrix: np.ndarray) -> None:
         size = self._template.size
@@ -312,30 +345,6 @@ def compare(ours: np.ndarray, theirs: np.ndarray, weight: np.ndarray) -> tuple[f
     error = np.square(ours.astype(np.float64) - theirs).mean(2)
     mean = float((error * weight).sum() / total)
     return ssim, 10.0 * math.log10(255.0**2 / mean) if mean > 0 else math.inf
-
-
-def _lpips() -> Any:
-    try:
-        import torch
-        from torchmetrics.functional.image import learned_perceptual_image_patch_similarity
-    except ImportError as error:
-        raise EngineError(
-            'LPIPS is not installed; run: pip install "torchmetrics[image]", or leave --lpips out'
-        ) from error
-
-    def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-        pair = [
-            torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
-            for p in (ours, theirs)
-        ]
-        try:
-            return float(learned_perceptual_image_patch_similarity(pair[0], pair[1], "alex"))
-        except (ModuleNotFoundError, ImportError) as error:
-            raise EngineError(
-                f'LPIPS is not complete ({error}); run: pip install "torchmetrics[image]"'
-            ) from error
-
-    return distance
 
 
 def _rounded(value: float | None) -> float | None:

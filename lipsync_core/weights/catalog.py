@@ -114,7 +114,7 @@ CATALOG: tuple[Entry, ...] = (
     Entry(
         name="latentsync-1.6-syncnet",
         title="StableSyncNet of LatentSync 1.6",
-        purpose="training loss and scoring",
+        purpose="training loss, and scoring engine stable_syncnet",
         repository="ByteDance/LatentSync-1.6",
         file="stable_syncnet.pt",
         revision="c42c7e6c8e9c213626389fa7d9a3c444b8536353",
@@ -129,7 +129,7 @@ CATALOG: tuple[Entry, ...] = (
     Entry(
         name="latentsync-1.5-syncnet",
         title="StableSyncNet of LatentSync 1.5",
-        purpose="training loss and scoring",
+        purpose="training loss, and scoring engine stable_syncnet",
         repository="ByteDance/LatentSync-1.5",
         file="stable_syncnet.pt",
         revision="32a20d29aead0498e3e885e90dbbe8027da1b61b",
@@ -144,7 +144,7 @@ CATALOG: tuple[Entry, ...] = (
     Entry(
         name="latentsync-1.0-syncnet",
         title="SyncNet of LatentSync 1.0 (no attention)",
-        purpose="training loss and scoring",
+        purpose="training loss, and scoring engine stable_syncnet",
         repository="ByteDance/LatentSync",
         file="latentsync_syncnet.pt",
         revision="405eda8eab9f65c1a6e0c292a5dee5a08089e2ae",
@@ -257,7 +257,7 @@ CATALOG: tuple[Entry, ...] = (
     Entry(
         name="videomae-v2-g",
         title="VideoMAE v2 ViT-g/14 (Something-Something v2)",
-        purpose="training: the TREPA loss of LatentSync's stage 2",
+        purpose="training: the TREPA loss of LatentSync's stage 2; compare: FVD",
         repository="OpenGVLab/VideoMAE2",
         file="mae-g/vit_g_hybrid_pt_1200e_ssv2_ft.pth",
         revision="97d119d270aca7a1217fff7f413c0c543eb325d9",

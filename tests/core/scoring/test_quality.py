@@ -91,25 +91,28 @@ def test_ssim_and_psnr_are_the_fields():
     assert psnr == pytest.approx(expected, abs=1e-4)
 
 
-def test_lpips_without_its_parts_names_the_extra(found, clip, monkeypatch):
+def test_lpips_without_its_parts_names_the_extra(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
-    with pytest.raises(EngineError, match="torchmetrics"):
-        quality.assess(found, reference=clip, lpips=True)
+    monkeypatch.setitem(sys.modules, "torchmetrics.image.lpip", None)
+    with pytest.raises(EngineError, match=r"lipsync-core\[quality\]") as caught:
+        likeness.open_extras(lpips=True)
+    assert "\n" not in str(caught.value)
 
 
-def test_identity_and_fid_need_a_clip_to_compare_with(found):
+def test_what_compares_with_a_clip_needs_one(found):
     with pytest.raises(SettingsError, match="give the one that was dubbed"):
-        quality.assess(found, identity=True)
+        quality.assess(found, extras=likeness.Extras(identity=object()))
 
 
 @pytest.mark.parametrize(
     ("absent", "asked", "extra"),
     [
-        ("insightface", {"identity": True, "fid": False}, r"lipsync-core\[insightface\]"),
-        ("torchmetrics.image.fid", {"identity": False, "fid": True}, r"lipsync-core\[quality\]"),
-        ("torch_fidelity", {"identity": False, "fid": True}, r"lipsync-core\[quality\]"),
+        ("insightface", {"identity": True}, r"lipsync-core\[insightface\]"),
+        ("torchmetrics.image.fid", {"fid": True}, r"lipsync-core\[quality\]"),
+        ("torch_fidelity", {"fid": True}, r"lipsync-core\[quality\]"),
+        ("torchmetrics.image.fid", {"fvd": True}, r"lipsync-core\[quality\]"),
+        ("torchmetrics.image.lpip", {"lpips": True}, r"lipsync-core\[quality\]"),
     ],
 )
 def test_a_missing_extra_is_named_before_anything_is_dubbed(
@@ -131,7 +134,7 @@ def test_the_face_model_is_named_where_it_is_absent(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     with pytest.raises(EngineError, match="buffalo_l"):
-        likeness.check(identity=True, fid=False)
+        likeness.open_extras(identity=True)
 
 
 def test_the_distance_of_frechet_is_that_of_two_gaussians():
@@ -164,26 +167,98 @@ def test_the_distance_of_frechet_is_that_of_two_gaussians():
     assert same.value() == pytest.approx(0, abs=1e-2)
 
 
-def test_fid_of_a_clip_carries_its_caveats(found, clip, tmp_path, drawn_clip, monkeypatch):
-    torch = pytest.importorskip("torch", reason="needs torch")
-    pytest.importorskip("torchmetrics.image.fid", reason="needs the quality extra")
-
+def small(torch):
     class Small(torch.nn.Module):
-        num_features = 12
-
         def forward(self, pictures):
             return torch.nn.functional.adaptive_avg_pool2d(pictures.float(), 2).flatten(1)
 
-    whole = likeness.Frechet
-    monkeypatch.setattr(likeness, "Frechet", lambda: whole(Small()))
-    same = quality.assess(found, reference=clip, frames=4, fid=True)
+    return Small()
+
+
+def test_fid_of_a_clip_carries_its_caveats(found, clip, tmp_path, drawn_clip):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    pytest.importorskip("torchmetrics.image.fid", reason="needs the quality extra")
+    extras = likeness.Extras(fid=small(torch))
+    same = quality.assess(found, reference=clip, frames=4, extras=extras)
     still = drawn_clip(tmp_path / "still.mkv", seconds=4.0, moving=False)
-    other = quality.assess(found, source=still, fid=True)
+    other = quality.assess(found, source=still, extras=extras)
     assert same.fid == pytest.approx(0, abs=0.05)
     assert other.fid > same.fid + 0.5
     assert "100 aligned face crops" in other.caveats[0]
     assert "this table only" in other.caveats[0]
-    assert "FVD: not measured" in other.caveats[1]
+
+
+def test_fvd_with_the_network_of_videomae(found, clip, tmp_path, drawn_clip):
+    """The network itself, small: the same windows are at no distance, others are at one."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    pytest.importorskip("torchmetrics.image.fid", reason="needs the quality extra")
+    from lipsync_core.models.videomae import VideoMAE, VideoMAEConfig
+
+    torch.manual_seed(1)
+    network = VideoMAE(VideoMAEConfig(width=32, depth=1, heads=2, inner=48, classes=0))
+    # Untrained it hardly listens to its pictures.
+    with torch.no_grad():
+        network.patch_embed.proj.weight *= 100
+    extras = likeness.Extras(fvd=likeness.windows(network.train(False)))
+    pools = {}
+    same = quality.assess(found, reference=clip, frames=4, extras=extras, pools=pools)
+    again = quality.assess(found, source=clip, extras=extras, pools=pools)
+    assert same.fvd == again.fvd == pytest.approx(0, abs=1e-3)
+    assert "6 windows of 16 frames" in same.caveats[0]
+    assert "not I3D" in same.caveats[0]
+    assert pools["fvd"].count == 12
+    random = np.random.default_rng(3)
+    apart = likeness.Frechet(extras.fvd)
+    for _ in range(4):
+        window = random.integers(0, 120, (16, 28, 28, 3)).astype(np.uint8)
+        apart.see(window, 255 - window)
+    assert apart.value() > 0.1
+
+
+def test_absent_weights_of_fvd_are_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics.image.fid", reason="needs the quality extra")
+    for name in ("LIPSYNC_MODELS", "HF_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(EngineError, match="lipsync models download videomae-v2-g") as caught:
+        likeness.open_extras(fvd=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_identity_with_a_network_of_the_published_layout(found, clip, tmp_path, monkeypatch):
+    """112 x 112 in, an embedding out, as InsightFace tells its recognisers by."""
+    pytest.importorskip("insightface", reason="needs the insightface extra")
+    onnx = pytest.importorskip("onnx", reason="needs the insightface extra")
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.random.default_rng(0).normal(size=(16, 3, 16, 16)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Sub", ["data", "mean"], ["centred"]),
+            helper.make_node("Conv", ["centred", "w"], ["maps"], strides=[16, 16]),
+            helper.make_node("Flatten", ["maps"], ["out"]),
+        ],
+        "recogniser",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["n", 3, 112, 112])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 784])],
+        [
+            numpy_helper.from_array(weights, "w"),
+            numpy_helper.from_array(np.float32(0.1).reshape(1), "mean"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    folder = tmp_path / ".insightface" / "models" / "buffalo_l"
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "w600k_r50.onnx")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    extras = likeness.open_extras(identity=True)
+    same = quality.assess(found, source=clip, frames=4, extras=extras)
+    assert same.identity == pytest.approx(1, abs=1e-3)
+    assert "non-commercial" in same.caveats[0]
+    (folder / "w600k_r50.onnx").write_bytes(b"not a network")
+    with pytest.raises(EngineError, match="buffalo_l") as caught:
+        likeness.open_extras(identity=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_columns_nobody_asked_for_are_left_out():
@@ -200,7 +275,9 @@ def test_columns_nobody_asked_for_are_left_out():
         clip=Path("a.mp4"), voice=None, engine="draft", output=None, score=score,
         quality=quality.Quality(), seconds_per_frame=None,
     )  # fmt: skip
-    assert not {"identity", "FID"} & {title for title, _ in table([row])[0]}
+    assert not {"identity", "FID", "FVD", "LSE-C", "cosine"} & {
+        title for title, _ in table([row])[0]
+    }
     rated = replace(row, quality=quality.Quality(fid=3.25, caveats=("FID: rough",)))
     heads, cells, notes = table([row, rated, rated])
     place = [title for title, _ in heads].index("FID")
