@@ -92,7 +92,8 @@ def falling(values: Sequence[float]) -> float:
     slope /= sum((i - middle) ** 2 for i in range(count))
     if mean == 0:
         return 0.0 if slope == 0 else -math.copysign(math.inf, slope)
-    return -slope / abs(mean)
+    # not -slope, which would print a flat line as -0 %
+    return 0.0 - slope / abs(mean)
 
 
 def _on(reason: str) -> Decision:

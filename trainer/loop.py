@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -147,8 +148,12 @@ class _Run:
             while not position.ended:
                 figures, stop, wish = self._step(batches)
                 self._log(figures)
-                ends = position.stage_step >= self.stage.steps or wish
-                if _due(run.validate_every, position.step) or (ends and run.validate_every):
+                full = position.stage_step >= self.stage.steps
+                ends = full or wish
+                # a wish is a step old and was validated then
+                if not wish and (
+                    _due(run.validate_every, position.step) or (full and run.validate_every)
+                ):
                     self._validate()
                 if ends:
                     self._end_stage()
@@ -634,6 +639,8 @@ class _Signals:
 
 def _forget() -> None:
     """What accelerate keeps for the process, so that its next run may have another precision."""
+    if "accelerate" not in sys.modules:
+        return
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
