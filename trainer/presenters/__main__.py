@@ -46,6 +46,16 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seconds", type=float, default=usual.seconds, help="length of a clip")
     one.add_argument("--crf", type=int, default=usual.crf, help="of x264")
     one.add_argument("--workers", type=int, default=1, help="processes")
+    two = actions.add_parser("show", help="write one film of 640x480 with sound")
+    two.add_argument("-o", "--output", type=Path, required=True, help="the film")
+    two.add_argument("--seed", type=int, required=True, help="number of the person")
+    words = two.add_mutually_exclusive_group()
+    words.add_argument(
+        "--voice", type=Path, help="a sound file to speak; the draft engine hears it"
+    )
+    words.add_argument("--say-seed", type=int, default=0, help="seed of invented words")
+    two.add_argument("--seconds", type=float, default=6.0, help="of invented words")
+    two.add_argument("--overwrite", action="store_true", help="replace an existing film")
     return top
 
 
@@ -53,7 +63,7 @@ def main() -> None:
     """Makes or shows; exit code 2 and one line for what cannot be done."""
     options = parser().parse_args()
     try:
-        _make(options)
+        (_make if options.action == "make" else _show)(options)
     except KeyboardInterrupt:
         print("presenters: stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -80,6 +90,29 @@ def _make(options: argparse.Namespace) -> None:
     made = make(options.output, Settings(**values), workers=options.workers, progress=progress)
     print(made.sentence())
     print(f"index: {made.index}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from .show import show
+
+    shown = show(
+        options.output,
+        number=options.seed,
+        seconds=options.seconds,
+        say=options.say_seed,
+        voice=options.voice,
+        overwrite=options.overwrite,
+    )
+    print(f"{shown.path}: {shown.frames} frames")
+    if shown.found is None:
+        print(
+            "YuNet is not on this machine; see: lipsync models list"
+        )
+    else:
+        print(
+            f"YuNet finds the face in {shown.found} of {shown.frames} frames (every tenth was looked "
+            f"at), {shown.error:.1%} of the distance eyes to mouth off"
+        )
 
 
 if __name__ == "__main__":

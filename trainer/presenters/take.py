@@ -41,14 +41,17 @@ class Take:
         resolution: int,
         seed: int = 0,
         speech: Speech | None = None,
+        curve: np.ndarray | None = None,
     ) -> None:
         """``number``: of person and voice. ``seed``: of what is said and how the head moves.
-        ``speech``: what is said, if not invented."""
+        ``speech``: what is said, if not invented. ``curve``: its mouth where the phones are not known,
+        ``(4 T, 6)``, 100 rows a second."""
         self.number, self.seed = number, seed
         self.frame_count, self.resolution = frame_count, resolution
         self.person = person(number)
         self.template = crop_template(resolution)
         self._given = speech
+        self._given_curve = curve
 
     @cached_property
     def speech(self) -> Speech:
@@ -63,6 +66,8 @@ class Take:
 
     @cached_property
     def _curve(self) -> np.ndarray:
+        if self._given_curve is not None:
+            return self._given_curve
         return visemes.shapes(self.speech.parts, self.frame_count, self.speech.strength)
 
     @property
