@@ -157,10 +157,12 @@ def draw(
                 f"{given} voice{'s were' if given > 1 else ' was'} given, name {named}"
             )
     with _timed(clock, "voices"):
+        listened = stages("voices")
         opened = [
-            (open_voice(voice), path)
+            (open_voice(voice, heed=lambda: listened(0, 1)), path)
             for voice, path in _outputs(Path(clip), voices, Path(output), together=together)
         ]
+        listened(1, 1)
         # What is spoken by whom, what is heard, and where it goes.
         jobs = [([voice], voice, path) for voice, path in opened]
         if together:

@@ -102,7 +102,8 @@ class LoadAudio(bridge.Node):
         from ..lipsync_core.media.audio import load
 
         if audio is None:
-            whole = load(demo.SENTENCE if file == SENTENCE else bridge.input_path(file))
+            path = demo.SENTENCE if file == SENTENCE else bridge.input_path(file)
+            whole = load(path, bridge.check_cancel)
         else:
             whole = bridge.sound(audio)
         part = batch.cut_sound(whole, Fraction(str(start)), Fraction(str(duration)) or None)

@@ -267,7 +267,12 @@ def pick(images: torch.Tensor, order: Sequence[int]) -> torch.Tensor:
         return images
     if len(set(order)) == 1:
         return images[order[0]].expand(len(order), -1, -1, -1)
-    return images[torch.as_tensor(list(order), device=images.device)]
+    step = progress()
+    picked = torch.empty((len(order), *images.shape[1:]), dtype=images.dtype, device=images.device)
+    for place, index in enumerate(order):
+        picked[place] = images[index]
+        step(place + 1, len(order))
+    return picked
 
 
 # Sound --------------------------------------------------------------------------------------------
@@ -318,7 +323,13 @@ def playable(value: Audio) -> ui.SavedResult:
     """The core's ``Audio`` as a file that the page can play."""
     from ..lipsync_core.media import batch
 
-    return shown(batch.save_sound(value, temporary(".wav")))
+    path = temporary(".wav")
+    try:
+        batch.save_sound(value, path, check_cancel)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return shown(path)
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -471,7 +482,9 @@ def clip_file(
     path = folder / "clip.mkv"
     source.seek(0)
     with path.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+        while block := source.read(1 << 20):
+            check_cancel()
+            file.write(block)
     return path, start, end
 
 
@@ -491,12 +504,11 @@ def voice_file(
     if voice is None:
         if start is None and end is None:
             return clip
-        whole = media_audio.load(clip)
+        whole = media_audio.load(clip, check_cancel)
         length = None if end is None else end - (start or 0)
-        return batch.save_sound(
-            batch.cut_sound(whole, start or Fraction(0), length), folder / "voice.wav"
-        )
-    return batch.save_sound(sound(voice), folder / "voice.wav")
+        part = batch.cut_sound(whole, start or Fraction(0), length)
+        return batch.save_sound(part, folder / "voice.wav", check_cancel)
+    return batch.save_sound(sound(voice), folder / "voice.wav", check_cancel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -524,10 +536,10 @@ def spoken(clip: Any, voice: Any, folder: Path) -> Spoken:
     path = folder / "voice.wav"
     if _streamed(clip) is not None:
         place, start, end = clip_file(clip, folder, fps=25.0)
-        heard = None if voice is None else batch.save_sound(sound(voice), path)
+        heard = None if voice is None else batch.save_sound(sound(voice), path, check_cancel)
         return Spoken(path=place, start=start, end=end, voice=heard, suffix=_suffix(clip))
     parts = clip.get_components()
-    heard = batch.save_sound(sound(parts.audio if voice is None else voice), path)
+    heard = batch.save_sound(sound(parts.audio if voice is None else voice), path, check_cancel)
     pictures = frames(parts.images, what="video")
     place = _stored(pictures, folder, Fraction(parts.frame_rate))
     return Spoken(path=place, voice=heard, parts=parts)
@@ -907,8 +919,12 @@ def save_video(value: Any, prefix: str, *, audio: Any, fps: float, tags: dict[st
         suffix = _suffix(value)
         target = save_name(prefix, suffix, video_size(value))
         part = target.with_name(f".{target.stem}.part{suffix}")
+        source = _streamed(value)
         try:
-            value.save_to(str(part), metadata=tags or None)
+            if isinstance(source, (str, os.PathLike)) and trim_window(value) == (None, None):
+                batch.copy(Path(source), part, metadata=_texts(tags), progress=progress())
+            else:
+                value.save_to(str(part), metadata=tags or None)
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
@@ -922,9 +938,14 @@ def save_video(value: Any, prefix: str, *, audio: Any, fps: float, tags: dict[st
         save_name(prefix, ".mp4", pictures.size),
         Fraction(parts.frame_rate) if parts else rate(fps),
         sound=None if voice is None else sound(voice, what="audio"),
-        metadata={k: v if isinstance(v, str) else json.dumps(v) for k, v in tags.items()},
+        metadata=_texts(tags),
         progress=progress(),
     )
+
+
+def _texts(tags: dict[str, Any]) -> dict[str, str]:
+    """Metadata as files hold it, by which the page finds a graph in them again."""
+    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in tags.items()}
 
 
 def _suffix(value: Any) -> str:

@@ -85,5 +85,7 @@ class Sample(bridge.Node):
         path: Path = bridge.kept(bundled[clip]) if clip in bundled else bridge.input_path(clip)
         voice = demo.SENTENCE if sound == SENTENCE else bridge.input_path(sound)
         return io.NodeOutput(
-            bridge.video(path), bridge.audio(load(voice)), bridge.image(first_picture(path)[None])
+            bridge.video(path),
+            bridge.audio(load(voice, bridge.check_cancel)),
+            bridge.image(first_picture(path)[None]),
         )

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,11 +108,13 @@ class Sound(ABC):
         for out in resampler.resample(None):
             yield _samples(out)[0]
 
-    def _check(self, name: str) -> None:
+    def _check(self, name: str, heed: Callable[[], object] | None = None) -> None:
         """Listens to all of it once: length, damage, silence. Sets ``_sample_count``, ``_mix``."""
         peaks = np.zeros(self.channels, np.float32)
         count = 0
         for chunk in self.chunks():
+            if heed is not None:
+                heed()
             if not chunk.size:
                 continue
             if not np.isfinite(chunk).all():
@@ -137,7 +139,8 @@ class Sound(ABC):
 class VoiceFile(Sound):
     """A voice track in a file: of a sound file, or the first one of a video.
 
-    ``start`` and ``end`` are seconds from its first sample. Opening listens to all of it once.
+    ``start`` and ``end`` are seconds from its first sample. Opening listens to all of it once and
+    calls ``heed`` meanwhile, which may raise to leave.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class VoiceFile(Sound):
         *,
         start: Fraction | None = None,
         end: Fraction | None = None,
+        heed: Callable[[], object] | None = None,
     ) -> None:
         self.path = Path(path)
         if start is not None and start < 0:
@@ -164,7 +168,7 @@ class VoiceFile(Sound):
         self.mended = False
         """Damaged parts or holes were filled: the packets alone would not sound the same."""
         self._look()
-        self._check(str(self.path))
+        self._check(str(self.path), heed)
 
     @property
     def is_whole(self) -> bool:
@@ -305,18 +309,24 @@ def open_voice(
     *,
     start: Fraction | None = None,
     end: Fraction | None = None,
+    heed: Callable[[], object] | None = None,
 ) -> VoiceFile:
     """The voice track of a sound or video file, checked: there is one, and something is heard.
 
-    ``start``, ``end``: seconds. Raises ``MediaError``.
+    ``start``, ``end``: seconds. ``heed`` as in `VoiceFile`. Raises ``MediaError``.
     """
-    return VoiceFile(path, start=start, end=end)
+    return VoiceFile(path, start=start, end=end, heed=heed)
 
 
-def load(path: str | os.PathLike[str]) -> Audio:
-    """The whole sound of a file in memory, ``(K, S)`` at its own rate."""
-    voice = VoiceFile(path)
-    return Audio(samples=np.concatenate(list(voice.chunks()), axis=1), rate=voice.rate)
+def load(path: str | os.PathLike[str], heed: Callable[[], object] | None = None) -> Audio:
+    """The whole sound of a file in memory, ``(K, S)`` at its own rate; ``heed`` as in `VoiceFile`."""
+    voice = VoiceFile(path, heed=heed)
+    chunks = []
+    for chunk in voice.chunks():
+        chunks.append(chunk)
+        if heed is not None:
+            heed()
+    return Audio(samples=np.concatenate(chunks, axis=1), rate=voice.rate)
 
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:

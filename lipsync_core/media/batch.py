@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -111,6 +111,47 @@ def encode(
     return path
 
 
+def copy(
+    source: Path, path: Path, *, metadata: Mapping[str, str] | None = None, progress: Progress
+) -> Path:
+    """Writes the pictures, sounds and subtitles of ``source`` into ``path`` as they are.
+
+    ``metadata`` is added to that of the source.
+    """
+    import av
+
+    # mp4 keeps names of its own choosing otherwise, and drops the rest.
+    options = {"movflags": "use_metadata_tags"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(source)) as given, av.open(str(path), "w", options=options) as out:
+        out.metadata.update({**given.metadata, **(metadata or {})})
+        streams: dict[int, Any] = {
+            stream.index: _like(out, stream)
+            for stream in given.streams
+            if stream.type in ("video", "audio", "subtitle")
+        }
+        total = float(given.duration or 0) / av.time_base
+        for packet in given.demux(*(given.streams[index] for index in streams)):
+            if packet.dts is None:
+                continue
+            seconds = float(packet.dts * packet.time_base)
+            progress(round(100 * min(max(seconds / total, 0), 1)) if total else 0, 100, None)
+            packet.stream = streams[packet.stream.index]
+            out.mux(packet)
+    progress(100, 100, None)
+    return path
+
+
+def _like(container: Any, stream: Any) -> Any:
+    add = getattr(container, "add_stream_from_template", None)
+    if add is None:
+        return container.add_stream(template=stream)  # PyAV before 14
+    try:
+        # What is not decoded needs no encoder of its kind here.
+        return add(stream, opaque=True)
+    except TypeError:
+        return add(stream)
+
+
 def _clip(path: Path, width: int, height: int, count: int, rate: Fraction) -> Clip:
     """What a reader would say of pictures that lie in memory."""
     return Clip(
@@ -152,8 +193,11 @@ def _still(picture: np.ndarray, path: Path) -> Path:
     return path
 
 
-def save_sound(audio: Audio, path: Path) -> Path:
-    """Writes ``audio`` as a WAV of 32-bit floats, every channel and the rate kept; returns ``path``."""
+def save_sound(audio: Audio, path: Path, heed: Callable[[], object] | None = None) -> Path:
+    """Writes ``audio`` as a WAV of 32-bit floats, every channel and the rate kept; returns ``path``.
+
+    ``heed`` is called for every second of it and may raise to leave; the file is then not complete.
+    """
     import av
 
     samples = np.ascontiguousarray(audio.samples, np.float32)
@@ -169,6 +213,8 @@ def save_sound(audio: Audio, path: Path) -> Path:
             part = av.AudioFrame.from_ndarray(block.T.reshape(1, -1), format="flt", layout=layout)
             part.sample_rate, part.pts = audio.rate, start
             container.mux(stream.encode(part))
+            if heed is not None:
+                heed()
         container.mux(stream.encode(None))
     return path
 

@@ -255,7 +255,24 @@ def test_progress_reaches_the_end_of_each_stage(tmp_path, portrait):
         return lambda done, total, preview=None: seen.__setitem__(name, (done, total))
 
     run(clip, speech(tmp_path / "v.wav", 0.4), tmp_path / "o.mp4", stages=stages)
-    assert seen == {"faces (cascade)": (10, 10), "dub": (10, 10)}
+    assert seen == {"voices": (1, 1), "faces (cascade)": (10, 10), "dub": (10, 10)}
+
+
+def test_cancel_is_heard_while_a_long_voice_is_opened(tmp_path, portrait):
+    clip, voice = still(tmp_path, portrait), speech(tmp_path / "v.wav", 5)
+    asked = []
+
+    def stages(name):
+        def progress(done, total, preview=None):
+            asked.append(name)
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(KeyboardInterrupt):
+        run(clip, voice, tmp_path / "o.mp4", stages=stages)
+    assert asked == ["voices"] * 3
 
 
 @pytest.mark.parametrize("tagged", [True, False])
