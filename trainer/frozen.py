@@ -64,17 +64,24 @@ def videomae(name: str = VIDEOMAE, *, dtype: torch.dtype | None = None) -> Video
     return net.to(dtype).requires_grad_(False).train(False)
 
 
-def pictures(name: str, device: torch.device, *, batch: int = 16) -> Pictures:
-    """The VAE (a row or a path) on ``device``, in float32 on a CPU and float16 elsewhere."""
+def pictures(name: str, device: torch.device, *, exact: bool = True, batch: int = 16) -> Pictures:
+    """The VAE, or an autoencoder of TAESD's kind (a row or a path), on ``device``.
+
+    ``exact``: in float32; otherwise in float16.
+    """
     import torch
 
-    from lipsync_core.engines.latentsync.pictures import Pictures, build_vae
+    from lipsync_core.engines.latentsync.pictures import Pictures, build_taesd, build_vae
 
-    vae = build_vae(tensors.vae_names(_read(name, entry(VAE))))
-    exact = torch.float32 if device.type == "cpu" else torch.float16
+    kind, loaded = _of_kinds(name, ("sd-vae", "taesd"), VAE)
+    dtype = torch.float32 if exact else torch.float16
+    if kind == "taesd":
+        vae = build_taesd({key: value.float() for key, value in loaded.items()})
+    else:
+        vae = build_vae(tensors.vae_names(loaded))
     # past diffusers' own ``to``, which warns about nothing
-    torch.nn.Module.to(vae, device, exact)
-    return Pictures(vae, tiny=False, batch=batch)
+    torch.nn.Module.to(vae, device, dtype)
+    return Pictures(vae, tiny=kind == "taesd", batch=batch)
 
 
 def syncnet(name: str) -> StableSyncNet:
@@ -94,6 +101,17 @@ def whisper(name: str) -> nn.Module:
     _, loaded = _of_kinds(name, ("whisper-openai", "whisper-hf"), "whisper-tiny")
     encoder = tensors.whisper_encoder(loaded)
     return build_encoder({key: value.float() for key, value in encoder.items()})
+
+
+def digest(network: nn.Module) -> str:
+    """Changes with any weight; names what was computed with them."""
+    import hashlib
+
+    state = network.state_dict()
+    found = hashlib.blake2b(digest_size=8)
+    for name in sorted(state):
+        found.update(name.encode() + state[name].cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 UNETS = (

@@ -309,15 +309,22 @@ def accuracy(seen: Tensor, heard: Tensor, together: Tensor, *, threshold: float 
     return (said == (together > 0.5).to(said.device)).float().mean()
 
 
-def contrastive(seen: Tensor, heard: Tensor, temperature: float = 0.07) -> Tensor:
+def contrastive(
+    seen: Tensor, heard: Tensor, temperature: float = 0.07, *, together: Tensor | None = None
+) -> Tensor:
     """InfoNCE in both directions over a batch of positives ``(B, D)``, a scalar (Radford et al. 2021).
 
     Every other sample of the batch is a negative, so the batch size matters; ``cached_backward``
-    or ``embedded`` give batches larger than the memory. Rows need unit length.
+    or ``embedded`` give batches larger than the memory. Rows need unit length. ``together``
+    ``(B,)``: where it is 0 the pair itself is a negative too, and asks for nothing to be near.
     """
     alike = seen.float() @ heard.float().T / temperature
     own = torch.arange(len(alike), device=alike.device)
-    return (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2
+    if together is not None:
+        own = own[together > 0.5]
+        if not len(own):
+            return alike.sum() * 0
+    return (F.cross_entropy(alike[own], own) + F.cross_entropy(alike.T[own], own)) / 2
 
 
 def cached_backward(

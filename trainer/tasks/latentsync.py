@@ -113,16 +113,23 @@ class LatentSync(Task):
 
         model, loss = self.recipe.model, stage.loss
         if self.pictures is None:
-            self.pictures = frozen.pictures(model.vae, self.device)
-            # the decoder's gradient is wanted, its activations are made again on the way back
-            self.pictures.vae.requires_grad_(False)
+            self.pictures = frozen.pictures(
+                model.vae,
+                self.device,
+                exact=self.device.type == "cpu" or self.recipe.run.precision == "no",
+                batch=16 if self.device.type == "cpu" else 256,
+            )
         wanted: dict[str, Any] = {}
         if model.syncnet:
             wanted["sync"] = lambda: frozen.syncnet(model.syncnet).to(self.device)
         if loss.lpips > 0:
             wanted["lpips"] = lambda: frozen.lpips(model.vgg).to(self.device)
         if loss.trepa > 0:
-            wanted["trepa"] = lambda: frozen.videomae(model.videomae).to(self.device)
+            # half precision, in which it is published, is slow on a processor
+            slow = self.device.type == "cpu"
+            wanted["trepa"] = lambda: frozen.videomae(
+                model.videomae, dtype=torch.float32 if slow else None
+            ).to(self.device)
         self.judges = {
             name: self.judges[name] if name in self.judges else make()
             for name, make in wanted.items()
@@ -183,7 +190,7 @@ class LatentSync(Task):
                 errors["lpips"] = losses.perceptual(self.judges["lpips"], shown, truth, rows=8)
             if loss.sync > 0:
                 judge = self.judges["sync"]
-                seen = shown if judge.config.visual.in_channels % 3 == 0 else _rows(estimate)
+                seen = shown if _sees_pixels(judge) else _rows(estimate)
                 errors["sync"] = losses.sync(judge, seen, batch["mel"][chosen])
             if loss.trepa > 0:
                 errors["trepa"] = losses.trepa(self.judges["trepa"], shown, truth)
@@ -244,15 +251,16 @@ class LatentSync(Task):
         """Crops ``(B, T, 3, R, R)`` of ``(B, 4, T, h, w)``, with a gradient."""
         assert self.pictures is not None, "begin comes first"
         vae, dtype = self.pictures.vae, self.pictures.dtype
+        scale = 1.0 if self.pictures.tiny else SCALE
 
         def decode(part: Tensor) -> Tensor:
-            return vae.decode(part.to(dtype) / SCALE).sample.float()
+            return vae.decode(part.to(dtype) / scale).sample.float()
 
         rows = _rows(latents).flatten(0, 1)
         keep = self.recipe.run.gradient_checkpointing and torch.is_grad_enabled()
         parts = [
             checkpoint(decode, part, use_reentrant=False) if keep else decode(part)
-            for part in rows.split(16)
+            for part in rows.split(self.pictures.batch)
         ]
         return torch.cat(parts).unflatten(0, (latents.shape[0], latents.shape[2]))
 
@@ -320,7 +328,7 @@ class LatentSync(Task):
     def _heard(self, made: Tensor, mel: Tensor) -> dict[str, float]:
         """Mean cosine at the right place, and the frames by which another place fits better."""
         judge = self.judges["sync"]
-        if judge.config.visual.in_channels % 3:
+        if not _sees_pixels(judge):
             return {}
         length, columns = judge.config.frames, judge.config.columns
         starts = range(0, len(made) - length + 1, 4)
@@ -360,6 +368,10 @@ class LatentSync(Task):
 
 def own_shape(own: Mapping[str, Tensor], name: str) -> torch.Size | None:
     return own[name].shape if name in own else None
+
+
+def _sees_pixels(judge: Any) -> bool:
+    return judge.config.visual.in_channels == 3 * judge.config.frames
 
 
 def _rows(latents: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class SyncNet(Task):
         if self.on_latents and self._pictures is None:
             from .. import frozen
 
-            self._pictures = frozen.pictures(self.recipe.model.vae, self.device)
+            self._pictures = frozen.pictures(
+                self.recipe.model.vae, self.device, exact=self.device.type == "cpu"
+            )
 
     def samples(self, stage: StageConfig, *, validation: bool) -> Dataset[dict[str, Any]]:
         from ..data import Pairs
@@ -82,7 +84,12 @@ class SyncNet(Task):
         self, network: nn.Module, batch: Mapping[str, Any], stage: StageConfig
     ) -> dict[str, Tensor]:
         seen, heard = network(self._shown(batch["crops"]), batch["mel"])
-        return {"sync": losses.pair_loss(seen, heard, batch["together"])}
+        terms = {}
+        if stage.loss.sync > 0:
+            terms["sync"] = losses.pair_loss(seen, heard, batch["together"])
+        if stage.loss.contrastive > 0:
+            terms["contrastive"] = losses.contrastive(seen, heard, together=batch["together"])
+        return terms
 
     @torch.no_grad()
     def validate(

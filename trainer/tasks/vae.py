@@ -1,4 +1,4 @@
-"""A small VAE: crops to latents an eighth of their side, and back; what ``latentsync-tiny`` draws in."""
+"""A small autoencoder: crops to latents an eighth of their side, and back; what ``latentsync-tiny`` draws in."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipsync_core.engines.latentsync import region
-from lipsync_core.engines.latentsync.pictures import SCALE
+from lipsync_core.errors import SettingsError
 
 from .base import Task
 from .look import contact_sheet, open_clips
@@ -23,49 +22,51 @@ if TYPE_CHECKING:
     from ..config import Recipe, StageConfig
 
 LATENT_CHANNELS = 4
-"""Of Stable Diffusion, whose names and shapes the network has."""
-
-START = -6.0
-"""Log-variance of the posterior at the beginning."""
+LEVELS = 4
+FACTOR = 8
+"""Of TAESD, whose names and layout the network has."""
+NOISE = 0.05
+"""Added to latents of variance 1, so that neighbouring codes mean like pictures."""
 
 
 class Coder(nn.Module):
-    """diffusers' ``AutoencoderKL`` with a ``forward`` that trains both halves at once."""
+    """diffusers' ``AutoencoderTiny`` with a ``forward`` that trains both halves at once.
 
-    def __init__(self, channels: list[int], layers: int) -> None:
+    Without norms it learns several times faster than Stable Diffusion's own at this size.
+    """
+
+    def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL
+        from diffusers import AutoencoderTiny
 
-        levels = len(channels)
-        self.vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(channels),
-            layers_per_block=layers,
-            latent_channels=LATENT_CHANNELS,
-            scaling_factor=SCALE,
+        self.vae = AutoencoderTiny(
+            encoder_block_out_channels=(width,) * LEVELS,
+            decoder_block_out_channels=(width,) * LEVELS,
+            num_encoder_blocks=(1,) + (blocks,) * (LEVELS - 1),
+            num_decoder_blocks=(blocks,) * (LEVELS - 1) + (1,),
         )
-        # as made, the posterior is as wide as what it codes, and for long nothing gets through
-        quant: nn.Conv2d = self.vae.quant_conv
-        nn.init.constant_(quant.bias[LATENT_CHANNELS:], START)
 
-    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures again, mean and log-variance of the posterior, of ``(N, 3, R, R)`` in -1..1."""
-        posterior = self.vae.encode(pictures).latent_dist
-        latent = posterior.mean + posterior.std * noise
-        return self.vae.decode(latent).sample, posterior.mean, posterior.logvar
+    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures again, and their latents, of ``(N, 3, R, R)`` in -1..1."""
+        latents = self.vae.encode(pictures).latents
+        return self.vae.decode(latents + NOISE * noise).sample, latents
 
 
 class VAE(Task):
-    """Reconstruction, edges, and a touch of Kullback-Leibler, on crops and on crops with the mouth hidden."""
+    """Reconstruction and edges, most of all where mouths are drawn, of crops whole and with the mouth hidden."""
 
     name: ClassVar[str] = "vae"
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         super().__init__(recipe, device)
+        channels = recipe.model.channels
+        if len(channels) != LEVELS or len(set(channels)) > 1:
+            raise SettingsError(
+                f"model.channels is {channels}; the small autoencoder has {LEVELS} levels of one width"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.network = Coder(list(recipe.model.channels), recipe.model.layers)
+            self.network = Coder(channels[0], recipe.model.layers)
 
     def begin(self, stage: StageConfig) -> None:
         self.network.requires_grad_(True)
@@ -86,12 +87,21 @@ class VAE(Task):
         self, network: nn.Module, batch: Mapping[str, Any], stage: StageConfig
     ) -> dict[str, Tensor]:
         pictures, noise = self._pictures(batch)
-        found, mean, spread = network(pictures, noise)
+        found, latents = network(pictures, noise)
+        weights = self._weights(pictures, stage.loss.mask_weight)
+        second = latents.float().square().mean((0, 2, 3))
         return {
-            "pixel": (found - pictures).abs().mean(),
-            "edges": _edges(found, pictures),
-            "kl": 0.5 * (mean.square() + spread.exp() - 1 - spread).mean(),
+            "pixel": ((found - pictures).abs() * weights).mean(),
+            "edges": _edges(found - pictures, weights),
+            # each channel of the latents has variance 1, as diffusion wants it
+            "kl": (second - 1).square().mean(),
         }
+
+    def _weights(self, pictures: Tensor, mask_weight: float) -> Tensor:
+        """``(1, 1, R, R)``, ``mask_weight`` times as much where mouths are drawn, 1 in the mean."""
+        hidden = torch.from_numpy(region.coverage(pictures.shape[-1]).copy()).to(pictures)
+        weights = 1 + (mask_weight - 1) * hidden
+        return (weights / weights.mean())[None, None]
 
     def _pictures(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Crops of every other frame, every fourth with the mouth hidden, as the UNet's condition is."""
@@ -101,7 +111,7 @@ class VAE(Task):
         pictures = crops.clone()
         pictures[:, ::4] = pictures[:, ::4] * ~hidden
         pictures = pictures.flatten(0, 1)
-        side = size // 2 ** (len(self.recipe.model.channels) - 1)
+        side = size // FACTOR
         draws = [
             torch.randn(
                 crops.shape[1],
@@ -128,7 +138,7 @@ class VAE(Task):
                 "seed": torch.as_tensor([int(one["seed"])]),
             }
             pictures, noise = self._pictures(batch)
-            found, _, _ = network(pictures, torch.zeros_like(noise))
+            found, _ = network(pictures, torch.zeros_like(noise))
             error.append(float((found.float() - pictures).square().mean()))
             shown += [pictures[:2].cpu(), found[:2].float().cpu()]
         mean = sum(error) / len(error)
@@ -138,37 +148,21 @@ class VAE(Task):
         return {"reconstruction": mean, "psnr": 10 * math.log10(4 / max(mean, 1e-12))}
 
     def export(self, network: nn.Module, path: Path) -> None:
-        """Names of diffusers, with latents of unit variance after Stable Diffusion's factor."""
+        """Names and layout of TAESD."""
         from safetensors.torch import save_file
 
         inner = getattr(network, "module", network).vae
-        tensors = {name: value.detach().clone() for name, value in inner.state_dict().items()}
-        factor = 1 / (SCALE * self._spread(network))
-        channels = LATENT_CHANNELS
-        # the scale goes into the layers around the latent: its mean times the factor, what reads it back
-        for part in ("weight", "bias"):
-            tensors[f"quant_conv.{part}"][:channels] *= factor
-        tensors["quant_conv.bias"][channels:] += 2 * math.log(factor)
-        tensors["post_quant_conv.weight"] /= factor
         save_file(
-            {name: value.half().contiguous() for name, value in tensors.items()},
+            {
+                name: value.detach().half().contiguous()
+                for name, value in inner.state_dict().items()
+            },
             path,
-            metadata={"format": "pt", "lipsync": "sd-vae"},
+            metadata={"format": "pt", "lipsync": "taesd"},
         )
 
-    @torch.no_grad()
-    def _spread(self, network: nn.Module) -> float:
-        """Standard deviation of the latents of held-out crops."""
-        samples = self.samples(next(iter(self.recipe.stages.values())), validation=True)
-        inner = getattr(network, "module", network).vae
-        found = [
-            inner.encode(samples[number]["crops"].to(self.device)).latent_dist.mean
-            for number in range(self.recipe.run.validation_batches)
-        ]
-        return float(torch.cat(found).std())
 
-
-def _edges(found: Tensor, given: Tensor) -> Tensor:
-    """Mean absolute error of the differences between neighbouring pixels, down and across."""
-    down = (found.diff(dim=-2) - given.diff(dim=-2)).abs().mean()
-    return down + F.l1_loss(found.diff(dim=-1), given.diff(dim=-1))
+def _edges(error: Tensor, weights: Tensor) -> Tensor:
+    """Mean size of the error's differences between neighbouring pixels, down and across."""
+    down = (error.diff(dim=-2).abs() * weights[..., 1:, :]).mean()
+    return down + (error.diff(dim=-1).abs() * weights[..., 1:]).mean()

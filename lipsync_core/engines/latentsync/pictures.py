@@ -48,14 +48,35 @@ def build_vae(tensors: Mapping[str, Tensor]) -> Any:
 
 
 def build_taesd(tensors: Mapping[str, Tensor]) -> Any:
-    """diffusers' ``AutoencoderTiny`` with these weights; its latents are scaled already."""
+    """diffusers' ``AutoencoderTiny`` of the shape that ``tensors`` have; its latents are scaled already."""
     import torch
     from diffusers import AutoencoderTiny
 
+    levels = {part: _levels(tensors, f"{part}.layers.") for part in ("encoder", "decoder")}
     with torch.device("meta"):
-        vae = AutoencoderTiny()
+        vae = AutoencoderTiny(
+            encoder_block_out_channels=(tensors["encoder.layers.0.weight"].shape[0],) * 4,
+            decoder_block_out_channels=(tensors["decoder.layers.0.weight"].shape[0],) * 4,
+            num_encoder_blocks=levels["encoder"],
+            num_decoder_blocks=levels["decoder"],
+        )
     vae.load_state_dict(dict(tensors), assign=True)
     return vae.train(False).requires_grad_(False)
+
+
+def _levels(tensors: Mapping[str, Tensor], prefix: str) -> tuple[int, ...]:
+    """Residual blocks of each level; plain convolutions stand between levels."""
+    counts: list[int] = []
+    running = 0
+    for number in sorted(
+        {int(n[len(prefix) :].split(".")[0]) for n in tensors if n.startswith(prefix)}
+    ):
+        if f"{prefix}{number}.conv.0.weight" in tensors:
+            running += 1
+        elif running:
+            counts.append(running)
+            running = 0
+    return tuple(counts)
 
 
 class Pictures:

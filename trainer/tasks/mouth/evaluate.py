@@ -1,6 +1,9 @@
 """Compares what the draft engine hears with real lips measured by ``measure.py``.
 
-    python -m trainer.tasks.mouth.evaluate LIPS_DIR CLIP [CLIP ...] [--weights mouth.safetensors]
+    python -m trainer.tasks.mouth.evaluate LIPS_DIR CLIP [CLIP ...] [--weights mouth.safetensors] [--ideal]
+
+With ``--ideal`` nothing is heard: the true sounds of GRID's sentences, found by ``align.py``, go through the
+table of ``phones.py`` and the drawing rules. That is what a perfect listener would reach with these labels.
 
 Reads the sound of each clip and ``LIPS_DIR/<clip>.npz``. Clips of the GRID corpus are named after their
 sentence (``lbax4n``: lay blue at x four now), so their p, b and m can be found.
@@ -146,12 +149,27 @@ def lag_curve(raw: np.ndarray, moments: np.ndarray, lips: np.ndarray) -> np.ndar
     )
 
 
+def ideal_shapes(rows: np.ndarray, samples: np.ndarray, text: str) -> np.ndarray:
+    """``(N, 7)`` outputs of a network that makes no mistake: the training targets of the true sounds."""
+    from .align import aligned
+    from .augment import strengths, voice_level
+    from .phones import targets, with_breath
+
+    parts = aligned(samples, text)
+    if parts is None:
+        raise SystemExit(f"the words were not found in the sound: {text}")
+    bands, spoken = rows[:, :BANDS], with_breath(parts)
+    shapes = targets(spoken, len(bands), strengths(bands, spoken))
+    return np.concatenate([shapes, voice_level(bands, parts)[:, None]], 1).astype(np.float32)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("lips", type=Path)
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--weights", type=Path, default=speech.WEIGHTS)
+    parser.add_argument("--ideal", action="store_true", help="the true sounds instead of a network")
     options = parser.parse_args()
     net = speech.network(options.weights)
     print("clip      open  loud  jaw   (loud) width (loud) lag ms (r)    "
@@ -167,7 +185,13 @@ def main() -> None:
         sound = SoundFile.read(clip)
         began = time.process_time()
         rows = np.concatenate(list(mel_rows([sound.samples])))
-        raw = speech.raw_shapes(rows, net)
+        text = grid_sentence(clip.stem)
+        if options.ideal:
+            if text is None:
+                raise SystemExit(f"{clip.name} does not name its sentence as clips of GRID do")
+            raw = ideal_shapes(rows, sound.samples, text)
+        else:
+            raw = speech.raw_shapes(rows, net)
         heard = speech.draw(raw, lips["time"])
         cpu += time.process_time() - began
         seconds += float(sound.duration)
@@ -189,7 +213,6 @@ def main() -> None:
         line = f"{clip.stem:9.9} " + " ".join(f"{v:+.2f}" for v in row)
         line += f"  {LAGS[lags.argmax()]:+4d} ({lags.max():.2f})    {closed.sum():2d} "
         line += f"{ranks[closed].mean():.2f}" if closed.any() else "  - "
-        text = grid_sentence(clip.stem)
         if text:
             drawn = percentile_ranks(heard[:, OPEN])
             here, real, hits = [], [], []

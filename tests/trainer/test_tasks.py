@@ -1,0 +1,271 @@
+"""Every task keeps what the loop relies on, on rendered people and networks of a few thousand weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for library in ("diffusers", "transformers", "omegaconf"):
+    pytest.importorskip(library)
+
+from torch.utils.data import default_collate  # noqa: E402
+
+from lipsync_core.errors import LipSyncError  # noqa: E402
+from lipsync_core.models.unet3d import UNet3D, config_of  # noqa: E402
+from lipsync_core.weights import tensors  # noqa: E402
+from trainer import frozen  # noqa: E402
+from trainer.config import (  # noqa: E402
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+    RunConfig,
+    StageConfig,
+)
+from trainer.hear import hear  # noqa: E402
+from trainer.presenters.make import Settings, make  # noqa: E402
+from trainer.tasks import TASKS, named  # noqa: E402
+
+CPU = torch.device("cpu")
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("people") / "data"
+    make(folder, Settings(hours=4 * 2.4 / 3600, seconds=2.4, resolution=SIDE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frozen_files(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, str]:
+    """Ears, VAE and SyncNet as their own tasks export them, and features of these ears in the data."""
+    folder = tmp_path_factory.mktemp("weights")
+    files = {}
+    for task in ("listener", "vae", "syncnet"):
+        made = named(task)(recipe(task, data), CPU)
+        made.begin(stage(task))
+        path = folder / f"{task}.safetensors"
+        made.export(made.network, path)
+        files[task] = str(path)
+    assert hear([data], files["listener"]) == 4
+    return files
+
+
+WEIGHTS = {
+    "listener": LossConfig(noise=0, shapes=1),
+    "vae": LossConfig(noise=0, pixel=1, edges=0.5, kl=1e-6),
+    "syncnet": LossConfig(noise=0, sync=1),
+    "latentsync": LossConfig(noise=1, snr_gamma=5, mask_weight=4, pixel=0.2, sync=0.05),
+}
+
+
+def stage(task: str, **changes: object) -> StageConfig:
+    made = StageConfig(
+        steps=4, batch=2, loss=WEIGHTS[task], optimizer=OptimizerConfig(learning_rate=1e-3)
+    )
+    return replace(made, **changes)
+
+
+def recipe(task: str, data: Path, files: dict[str, str] | None = None, **model: object) -> Recipe:
+    files = files or {}
+    return Recipe(
+        task=task,
+        name=f"test_{task}",
+        seed=3,
+        data=DataConfig(train=[str(data)], resolution=SIDE, workers=0, cache_mb=64),
+        model=replace(
+            ModelConfig(
+                channels=[32, 32, 32, 32],
+                layers=2 if task == "latentsync" else 1,
+                audio_width=64,
+                vae=files.get("vae", ""),
+                syncnet=files.get("syncnet", ""),
+                syncnet_kind="syncnet-16-tiny",
+            ),
+            **model,
+        ),
+        stages={"only": stage(task)},
+        run=RunConfig(gradient_checkpointing=False, validation_batches=1, validation_clips=1),
+    )
+
+
+def built(task: str, data: Path, files: dict[str, str]):
+    made = named(task)(recipe(task, data, files), CPU)
+    made.begin(stage(task))
+    return made
+
+
+def batch_of(task, numbers: list[int], validation: bool = False) -> dict:
+    samples = task.samples(next(iter(task.recipe.stages.values())), validation=validation)
+    return default_collate([samples[number] for number in numbers])
+
+
+@pytest.fixture(params=[row.name for row in TASKS])
+def task(request: pytest.FixtureRequest, data: Path, frozen_files: dict[str, str]):
+    return built(request.param, data, frozen_files)
+
+
+def test_losses_are_terms_of_the_recipe_and_reach_the_weights(task) -> None:
+    now = next(iter(task.recipe.stages.values()))
+    terms = task.losses(task.network, batch_of(task, [0, 1]), now)
+    assert set(terms) <= {name for name in vars(now.loss) if getattr(now.loss, name) > 0}
+    total = sum(getattr(now.loss, name) * term for name, term in terms.items())
+    assert torch.isfinite(total)
+    total.backward()
+    moved = [w.grad.abs().max() for w in task.network.parameters() if w.grad is not None]
+    assert max(moved) > 0
+
+
+def test_a_loss_is_the_mean_over_its_samples_whoever_they_share_a_batch_with(task) -> None:
+    now = next(iter(task.recipe.stages.values()))
+    if task.name == "listener":
+        # its mean is over moments with sound, of which samples have different numbers
+        pairs = [[0, 0], [0], [0]]
+    else:
+        pairs = [[0, 1], [0], [1]]
+    with torch.no_grad():
+        both, first, second = (
+            task.losses(task.network, batch_of(task, numbers), now) for numbers in pairs
+        )
+    for name, term in both.items():
+        assert float(term) == pytest.approx(
+            (float(first[name]) + float(second[name])) / 2, rel=2e-4, abs=1e-6
+        )
+
+
+def test_the_same_recipe_builds_the_same_network(
+    task, data: Path, frozen_files: dict[str, str]
+) -> None:
+    again = built(task.name, data, frozen_files)
+    for (name, one), (_, two) in zip(
+        task.network.state_dict().items(), again.network.state_dict().items(), strict=True
+    ):
+        assert torch.equal(one, two), name
+
+
+def test_validation_measures_what_a_switch_may_go_by(task, tmp_path: Path) -> None:
+    now = next(iter(task.recipe.stages.values()))
+    figures = task.validate(task.network, now, tmp_path)
+    row = next(row for row in TASKS if row.name == task.name)
+    assert set(figures) <= set(row.figures)
+    assert "reconstruction" in figures
+    assert all(np.isfinite(value) for value in figures.values())
+    if task.name != "listener":
+        assert list(tmp_path.glob("*.png"))
+
+
+def test_validation_people_are_not_those_of_training(
+    data: Path, frozen_files: dict[str, str]
+) -> None:
+    task = built("vae", data, frozen_files)
+    sides = [task.samples(stage("vae"), validation=side).clips.sources() for side in (False, True)]
+    assert not set(sides[0]) & set(sides[1])
+
+
+def test_exports_are_told_by_their_tensors(
+    frozen_files: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    kinds = {"listener": "whisper-hf", "vae": "taesd", "syncnet": "syncnet-16-tiny"}
+    for name, kind in kinds.items():
+        assert tensors.require(Path(frozen_files[name]), kind).name == kind
+    task = built("latentsync", data, frozen_files)
+    path = tmp_path / "unet.safetensors"
+    task.export(task.network, path)
+    state = tensors.read_tensors(path)
+    tensors.require(path, "latentsync-unet")
+    again = UNet3D(config_of({name: tuple(value.shape) for name, value in state.items()}))
+    again.load_state_dict(state)
+
+
+def test_an_exported_autoencoder_makes_the_same_pictures(data: Path, tmp_path: Path) -> None:
+    task = named("vae")(recipe("vae", data), CPU)
+    task.begin(stage("vae"))
+    task.export(task.network, tmp_path / "vae.safetensors")
+    crops = batch_of(task, [0], validation=True)["crops"][0]
+    pictures = frozen.pictures(str(tmp_path / "vae.safetensors"), CPU)
+    with torch.no_grad():
+        plain, latents = task.network(crops, torch.zeros(len(crops), 4, 8, 8))
+    assert float((pictures.encode(crops) - latents).abs().max()) < 0.02
+    assert float((pictures.decode(latents) - plain).abs().max()) < 0.02
+
+
+def test_motion_comes_in_without_changing_a_picture(
+    data: Path, frozen_files: dict[str, str]
+) -> None:
+    task = built("latentsync", data, frozen_files)
+    # as it is made the last layer is zero, and everything would be equal to everything
+    torch.nn.init.normal_(task.network.conv_out.weight, generator=torch.Generator().manual_seed(1))
+    batch = batch_of(task, [0, 1])
+    plain = stage("latentsync", loss=LossConfig())
+    with torch.no_grad():
+        before = float(task.losses(task.network, batch, plain)["noise"])
+    second = stage("latentsync", motion="all", trainable=["motion_modules.", "attentions."])
+    task.begin(second)
+    with torch.no_grad():
+        after = float(task.losses(task.network, batch, plain)["noise"])
+    assert after == pytest.approx(before, rel=1e-5)
+    learning = {name for name, w in task.network.named_parameters() if w.requires_grad}
+    assert any("motion_modules." in name for name in learning)
+    assert all("motion_modules." in name or "attentions." in name for name in learning)
+    state = task.network.state_dict()
+    task.begin(second)
+    assert all(torch.equal(value, state[name]) for name, value in task.network.state_dict().items())
+
+
+def test_codes_kept_in_memory_are_those_made_each_time(
+    data: Path, frozen_files: dict[str, str]
+) -> None:
+    fresh = recipe("latentsync", data, frozen_files)
+    kept = replace(fresh, data=replace(fresh.data, latents=True))
+    found = []
+    for one in (fresh, kept):
+        task = named("latentsync")(one, CPU)
+        task.begin(stage("latentsync"))
+        found.append(torch.stack(task._latents(batch_of(task, [0, 1]))))
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
+def test_a_mouth_is_drawn_for_another_network_only_where_it_was_hidden(
+    data: Path, frozen_files: dict[str, str]
+) -> None:
+    from lipsync_core.engines.latentsync import region
+
+    task = built("latentsync", data, frozen_files)
+    clip = task.samples(stage("latentsync"), validation=True).clips[0]
+    crops, made, _ = task._draw(task.network, clip)
+    outside = torch.from_numpy(region.paint(SIDE).copy()) == 0
+    assert torch.equal(crops[..., outside], made[..., outside])
+    assert not torch.equal(crops, made)
+
+
+def test_starting_from_weights_takes_what_fits(
+    data: Path, frozen_files: dict[str, str], tmp_path: Path
+) -> None:
+    task = built("latentsync", data, frozen_files)
+    torch.nn.init.normal_(task.network.conv_in.weight)
+    path = tmp_path / "unet.safetensors"
+    task.export(task.network, path)
+    again = named("latentsync")(recipe("latentsync", data, frozen_files, init=str(path)), CPU)
+    assert torch.allclose(
+        again.network.conv_in.weight, task.network.conv_in.weight.half().float(), atol=1e-6
+    )
+    with pytest.raises(LipSyncError, match=r"model\.channels"):
+        named("latentsync")(
+            recipe("latentsync", data, frozen_files, init=str(path), channels=[64, 64, 64, 64]),
+            CPU,
+        )
+
+
+def test_hearing_twice_hears_nothing_new(data: Path, frozen_files: dict[str, str]) -> None:
+    assert hear([data], frozen_files["listener"]) == 0
+
+
+def test_an_unknown_task_names_the_nearest() -> None:
+    with pytest.raises(LipSyncError, match="latentsync"):
+        named("latentsyn")
