@@ -218,3 +218,22 @@ def test_gusts_hardly_move_the_mouth():
     noise = np.random.default_rng(2).standard_normal(len(clock))
     out = hear(Memory(0.02 * noise * (1 + np.sin(2 * np.pi * 1.3 * clock)) ** 2), frames(clock))
     assert out[:, OPEN].mean() < 0.05
+
+
+def test_a_lowered_voice_has_its_colours_further_down_and_its_loudness():
+    x = np.zeros((3, 41), np.float32)
+    x[:, 28] = 1.0
+    x[:, 40] = 0.7
+    low = speech.lowered(x, 1.12)
+    assert (low[:, :40].argmax(1) == 25).all()
+    assert (low[:, 40] == x[:, 40]).all()
+    assert np.array_equal(speech.lowered(x, 1.0), x)
+
+
+def test_lips_meet_a_little_before_the_closure_is_heard():
+    raw = np.zeros((200, 7), np.float32)
+    raw[20:180, OPEN] = raw[20:180, VOICE] = 0.5
+    raw[97:104, PRESS] = [0.1, 0.4, 0.8, 1.0, 0.8, 0.4, 0.1]
+    moments = np.arange(0.9, 1.1, 0.0025)
+    closed = speech.draw(raw, moments)[:, PRESS]
+    assert moments[closed > 0.99].mean() == pytest.approx(1.0 - speech.CLOSED_EARLY, abs=0.003)
