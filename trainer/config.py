@@ -86,10 +86,12 @@ class LossConfig:
     lpips: float = 0.0
     sync: float = 0.0
     trepa: float = 0.0
+    contrastive: float = 0.0
+    """InfoNCE over the pairs of a batch: how SyncNet begins where batches are too small for ``sync`` alone."""
     edges: float = 0.0
     """Mean absolute error of the steps between neighbouring pixels; of the VAE."""
     kl: float = 0.0
-    """Kullback-Leibler divergence of the VAE's posterior from the normal distribution."""
+    """How far the variance of the autoencoder's latents is from 1."""
     shapes: float = 0.0
     """Squared error of the mouth shapes that the listener's states tell."""
     snr_gamma: float = 0.0
@@ -100,7 +102,7 @@ class LossConfig:
     """How much more the hidden part of the latent counts in the noise term than the part that is seen."""
 
 
-TERMS = ("noise", "pixel", "lpips", "sync", "trepa", "edges", "kl", "shapes")
+TERMS = ("noise", "pixel", "lpips", "sync", "trepa", "contrastive", "edges", "kl", "shapes")
 """What of ``LossConfig`` is the weight of a term."""
 
 
