@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .dense import is_frugal
+
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values split into heads, each ``(N, heads, L, D / heads)``."""
 
@@ -47,6 +49,10 @@ class Gate(nn.Module):
         self.proj = nn.Linear(width, inner * 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if is_frugal(tokens):
+            # two tensors that lie whole in memory are sooner made and read than halves of one
+            (hidden, gate), bias = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
+            return F.linear(tokens, hidden, bias[0]).mul_(F.gelu(F.linear(tokens, gate, bias[1])))
         hidden, gate = self.proj(tokens).chunk(2, dim=-1)
         if torch.is_grad_enabled():
             return hidden * F.gelu(gate)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, FeedForward
+from .dense import is_frugal, portions
 
 NORM_GROUPS = 32
 """Fixed in the original, whatever the rest of the network uses."""
@@ -86,11 +87,24 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         count, width, height, breadth = x.shape
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(-1, frames, height * breadth, width)
+        tokens = self._in_portions(tokens) if is_frugal(x) else self._attend(tokens)
+        return tokens.reshape(count, height, breadth, width).permute(0, 3, 1, 2) + x
+
+    def _attend(self, tokens: Tensor) -> Tensor:
         tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
             tokens = block(tokens)
-        tokens = self.proj_out(tokens).reshape(count, height, breadth, width)
-        return tokens.permute(0, 3, 1, 2) + x
+        return self.proj_out(tokens)
+
+    def _in_portions(self, tokens: Tensor) -> Tensor:
+        """Places do not meet here, so that a few at a time may pass through all layers."""
+        batch, frames, places, width = tokens.shape
+        out = torch.empty_like(tokens)
+        for row in range(batch):
+            for part in portions(places, frames * width * 4):
+                one = tokens[row : row + 1, :, part].contiguous()
+                out[row : row + 1, :, part] = self._attend(one)
+        return out
 
 
 class MotionModule(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention, FeedForward, KeyValue
+from .dense import Conv3x3, is_frugal, portions
 from .motion import MotionModule
 
 AudioKeys = tuple[KeyValue, ...]
@@ -127,10 +128,10 @@ class ResNet(nn.Module):
         super().__init__()
         self.joint = joint
         self.norm1 = nn.GroupNorm(groups, into, eps=1e-5)
-        self.conv1 = nn.Conv2d(into, out, 3, padding=1)
+        self.conv1 = Conv3x3(into, out)
         self.time_emb_proj = nn.Linear(time_width, out)
         self.norm2 = nn.GroupNorm(groups, out, eps=1e-5)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.conv2 = Conv3x3(out, out)
         self.conv_shortcut = nn.Conv2d(into, out, 1) if into != out else None
 
     def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
@@ -173,6 +174,8 @@ class SpatialBlock(nn.Module):
         deaf = tokens.shape[0] - audio[0].shape[0]
         if deaf == 0:
             return self.attn2(self.norm2(tokens), audio) + tokens
+        if deaf == tokens.shape[0]:
+            return tokens + self.attn2.to_out[0].bias
         heard = tokens[deaf:]
         heard = self.attn2(self.norm2(heard), audio) + heard
         return torch.cat([tokens[:deaf] + self.attn2.to_out[0].bias, heard])
@@ -190,13 +193,39 @@ class SpatialTransformer(nn.Module):
         """``double``: the output holds the rows twice, first without audio, then with it."""
         count, width, height, breadth = x.shape
         tokens = group_norm(x, self.norm, 1).permute(0, 2, 3, 1).reshape(count, -1, width)
-        tokens = F.linear(tokens, self.proj_in.weight[:, :, 0, 0], self.proj_in.bias)
-        for block in self.transformer_blocks:
-            tokens = block(tokens, audio, double)
-        tokens = F.linear(tokens, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
+        if is_frugal(x):
+            tokens = self._in_portions(tokens, audio, double)
+        else:
+            tokens = self._attend(tokens, audio, double)
         if double:
             x = torch.cat([x, x])
         return tokens.reshape(-1, height, breadth, width).permute(0, 3, 1, 2) + x
+
+    def _attend(self, tokens: Tensor, audio: KeyValue | None, double: bool) -> Tensor:
+        tokens = F.linear(tokens, self.proj_in.weight[:, :, 0, 0], self.proj_in.bias)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, audio, double)
+        return F.linear(tokens, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
+
+    def _in_portions(self, tokens: Tensor, audio: KeyValue | None, double: bool) -> Tensor:
+        """Frames do not meet here, so that a few at a time may pass through all layers."""
+        count, places, width = tokens.shape
+        heard = count if audio is None else audio[0].shape[0]
+        out = tokens.new_empty(count * 2 if double else count, places, width)
+        # rows that hear and rows that do not are never in one portion
+        for start, stop in ((0, count - heard), (count - heard, count)):
+            for part in portions(stop - start, places * width * 4):
+                rows = slice(start + part.start, start + part.stop)
+                some = None
+                if audio is not None:
+                    ears = part if start == count - heard else slice(0, 0)
+                    some = (audio[0][ears], audio[1][ears])
+                done = self._attend(tokens[rows], some, double)
+                if double:
+                    out[:count][rows], out[count:][rows] = done.chunk(2)
+                else:
+                    out[rows] = done
+        return out
 
 
 class Downsampler(nn.Module):
@@ -211,7 +240,7 @@ class Downsampler(nn.Module):
 class Upsampler(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Conv3x3(width, width)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """``size`` is that of the next skip connection, so that odd pictures meet theirs."""
