@@ -54,6 +54,8 @@ OPEN_GAIN, LOUD_SHARE, ROUND_NARROWS, REST = 1.6, 0.1, 1.0, 0.02
 rounded lips narrow the mouth, and the opening that still counts as closed.
 
 Chosen on the lips of real clips (see RESULTS.md), so figures on those clips are not blind."""
+ROUND_GAIN, ROUND_REST = 1.5, 0.1
+"""Real voices are heard rounder at rest and less round in *u* and *w* than the labels have it."""
 LIPS_TRACT = 1.12
 """By how much sounds are moved down the mel axis before it is asked how wide and how round the lips are.
 
@@ -307,7 +309,7 @@ def draw(raw: np.ndarray, moments: np.ndarray) -> np.ndarray:
     out[:, OPEN] = np.clip(opening - REST, 0, 1.1) * (1 - press)
     out[:, JAW] = np.clip(1.2 * (heard[:, JAW] - 0.05), 0, 1)
     out[:, WIDE] = np.clip(1.15 * heard[:, WIDE] - 0.03, 0, 1)
-    out[:, ROUND] = np.clip(1.15 * heard[:, ROUND] - 0.03, 0, 1)
+    out[:, ROUND] = np.clip(ROUND_GAIN * heard[:, ROUND] - ROUND_REST, 0, 1)
     out[:, PRESS] = press
     out[:, FV] = teeth * (1 - contact)
     return out * present
