@@ -105,9 +105,7 @@ def _show(options: argparse.Namespace) -> None:
     )
     print(f"{shown.path}: {shown.frames} frames")
     if shown.found is None:
-        print(
-            "YuNet is not on this machine; see: lipsync models list"
-        )
+        print("YuNet is not on this machine; see: lipsync models list")
     else:
         print(
             f"YuNet finds the face in {shown.found} of {shown.frames} frames (every tenth was looked "

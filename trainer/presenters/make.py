@@ -135,7 +135,7 @@ def make(
 ) -> Made:
     """Makes what is not there yet; a run that was broken off goes on where it stopped.
 
-    ``workers``: processes; 1 works in this one.
+    ``workers``: processes; 1 works in this one, but for voices of espeak-ng, which have a new one a clip.
     """
     settings = settings.checked()
     if workers < 1:
@@ -220,13 +220,17 @@ def _there(manifest: Manifest, output: Path) -> set[str]:
 
 def _made(orders: list[Order], workers: int) -> Iterator[tuple[Order, list[Row]]]:
     workers = min(workers, len(orders))
-    if workers <= 1:
+    # espeak-ng carries on where its last words left it; only the first of a process repeat.
+    fresh = bool(orders) and orders[0].settings.voices == "espeak"
+    if workers <= 1 and not fresh:
         for order in orders:
             yield order, make_clip(order)
         return
     import multiprocessing
 
-    with multiprocessing.get_context("spawn").Pool(workers, _alone) as pool:
+    with multiprocessing.get_context("spawn").Pool(
+        workers, _alone, maxtasksperchild=1 if fresh else None
+    ) as pool:
         yield from pool.imap(_told, orders)
 
 

@@ -89,9 +89,12 @@ def show(
             if detector is not None and index % 10 == 0:
                 tried += 1
                 faces = detector.detect(picture)
-                if faces:
-                    found += 1
-                    errors.append(_error(faces[0].points, take.points[index]))
+                found += bool(faces)
+                errors += [
+                    _error(face.points, take.points[index])
+                    for face in faces[:1]
+                    if face.points is not None
+                ]
             video = av.VideoFrame.from_ndarray(picture, format="rgb24")
             time = Fraction(index, FPS)
             writer.write(

@@ -156,7 +156,10 @@ def _library() -> Espeak:
 
 
 def say(number: int, seconds: float, seed: int) -> Speech:
-    """Sentences of one voice with pauses, for ``seconds``."""
+    """Sentences of one voice with pauses, for ``seconds``.
+
+    The same for the same seed as long as it is the first that a process says: espeak-ng has a memory.
+    """
     from scipy.signal import resample_poly
 
     from ..tasks.mouth.espeak import Style
