@@ -49,6 +49,9 @@ def looped(source, seconds, target):
                     kind = packet.stream.type
                     if kind == "audio" and (packet.pts + packet.duration) * bases[kind] > length:
                         continue
+                    if kind == "audio" and packet.pts < 0 and shift:
+                        # what an encoder puts before the beginning overlaps the end of the last turn
+                        continue
                     ticks = round((shift - first) / bases[kind])
                     packet.pts += ticks
                     packet.dts += ticks

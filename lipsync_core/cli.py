@@ -260,6 +260,8 @@ def dub(
     )
     if (segments is None) != (earlier is None):
         raise SettingsError("--segments and --earlier belong together; give both or neither")
+    if check and segments:
+        raise SettingsError("--check and --segments are two ways to draw anew; give one of them")
     if (check or segments) and len(voice) > 1 and speaker in (None, "auto"):
         raise SettingsError(
             "--check and --segments make one result, several voices make one each; call once for "

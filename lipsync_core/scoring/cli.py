@@ -176,8 +176,13 @@ def speakers(
     """Say who in VIDEO is speaking when."""
     from . import speakers as who
 
-    if output is not None and output.exists() and not overwrite:
-        raise SettingsError(f"{output} exists already; choose another name or pass --overwrite")
+    if output is not None:
+        if output.is_dir() or (output.exists() and not overwrite):
+            raise SettingsError(f"{output} exists already; choose another name or pass --overwrite")
+        if not output.parent.is_dir():
+            raise SettingsError(f"the folder {output.parent} does not exist; make it first")
+        if any(output.exists() and output.samefile(path) for path in (video, *(voice or []))):
+            raise SettingsError(f"{output} is an input itself; choose another name")
     with _bars(quiet=as_json or not sys.stderr.isatty()) as stages:
         found = who.who_speaks(video, voice or (), detector=detector, stages=stages)
     if output is not None:
@@ -278,9 +283,14 @@ def compare(
     table = Table(box=None, pad_edge=False)
     heads, texts, caveats = tabulated(rows)
     for title, better in heads:
-        table.add_column(f"{title}\n[dim]{better}[/]", justify="left" if not better else "right")
+        table.add_column(
+            f"{title}\n[dim]{better}[/]",
+            justify="left" if not better else "right",
+            overflow="fold",
+        )
     for text in texts:
         table.add_row(*text)
-    Console().print(table)
+    # A file or a pipe has no edge; a narrow window folds words rather than lose them.
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
     for caveat in caveats:
         typer.echo(caveat)

@@ -91,7 +91,7 @@ class Quality:
                 ("more flicker than before, gray levels", self.flicker_added, "+.2f"),
                 ("likeness of the mouth, SSIM (1 is the same)", self.mouth_ssim, ".3f"),
                 ("likeness outside the mouth, SSIM (1 is the same)", self.outside_ssim, ".3f"),
-                ("changed outside the mouth", self.outside_changed, ".1%"),
+                ("changed outside the mouth, by encoding too", self.outside_changed, ".1%"),
             )
             if value is not None
         ]

@@ -156,7 +156,12 @@ def examine(
         raise SettingsError(f"there is no crop protocol {protocol!r}; choose original or aligned")
     if protocol != get_args(Protocol)[0] and not row.has_protocols:
         log.warning("crop protocol %s says nothing to the %s; it is left out", protocol, row.title)
-    choose.parse(face)
+    if choose.parse(face)[0] == "all":
+        raise SettingsError(
+            "a score is of one face; choose largest, left, right, index:N or point:x,y "
+            "(`lipsync speakers` says who of several is speaking)"
+        )
+    place = _device(device) if row.weights else device
     stages = stages or _unwatched
     # Everything that can be refused is refused before the long work begins.
     probe(video)
@@ -164,7 +169,7 @@ def examine(
     if not row.weights:
         network = None
     elif network is None:
-        network = row.load(_device(device))
+        network = row.load(place)
     finder = detect.pick(detector)
     watched = watch(
         video, detector=finder, start=start, end=end, progress=stages(f"faces ({finder.name})")
@@ -557,13 +562,10 @@ def course(motion: MouthMotion, moments: np.ndarray, heard: embedded.Heard) -> n
 
 
 def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
+    """A device that is there; SettingsError for one that is not."""
+    from ..engines.latentsync import pick_device
 
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    return str(pick_device(name))
 
 
 def _unwatched(stage: str) -> Progress:
