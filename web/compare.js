@@ -1,6 +1,7 @@
 // Before and after in one picture: the border between them follows the pointer, both run together.
 import { api } from "../../scripts/api.js";
 import { afterRun, elementWidget, parsed, refit } from "./element.js";
+import { say } from "./words.js";
 
 const HEIGHT = 260;
 const STILL = /\.(png|jpe?g|webp|gif|bmp)$/i;
@@ -25,8 +26,8 @@ export function compareWidget(node, name) {
     root.append(tag);
   };
   root.append(line);
-  label("before", "left");
-  label("after", "right");
+  label(say("before", "before"), "left");
+  label(say("after", "after"), "right");
 
   const show = (box, file, sound) => {
     const url = api.apiURL(`/view?${new URLSearchParams(file)}`);
@@ -69,7 +70,7 @@ export function compareWidget(node, name) {
       const pair = parsed(value);
       root.style.display = pair ? "" : "none";
       root.style.minHeight = pair ? `${HEIGHT}px` : "0";
-      root.title = "Move the pointer to compare, click to play or stop.";
+      root.title = say("compare", "Move the pointer to compare, click to play or stop.");
       players = pair
         ? [show(after, pair.after, true), show(before, pair.before, false)].filter(Boolean)
         : [];

@@ -4,9 +4,15 @@ import { compareWidget } from "./compare.js";
 import { reportWidget } from "./report.js";
 import { addUploads } from "./upload.js";
 import { waveWidget } from "./wave.js";
+import { learn } from "./words.js";
 
 app.registerExtension({
   name: "LipSync",
+
+  // Before any node is made: buttons get their words when their node does.
+  async init() {
+    await learn();
+  },
 
   getCustomWidgets() {
     return {

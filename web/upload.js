@@ -1,19 +1,22 @@
 // Buttons that bring the user's own files: one click, and the combo above holds the upload.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { say } from "./words.js";
 
+const PICTURES = () => say("use_clip", "use my video or picture…");
+const VOICE = () => say("use_voice", "use my voice…");
 const BUTTONS = {
   LipSyncLoadSample: [
-    ["clip", "use my video or picture…", "video/*,image/*"],
-    ["sound", "use my voice…", "audio/*,video/*"],
+    ["clip", PICTURES, "video/*,image/*"],
+    ["sound", VOICE, "audio/*,video/*"],
   ],
-  LipSyncLoadAudio: [["file", "use my voice…", "audio/*,video/*"]],
+  LipSyncLoadAudio: [["file", VOICE, "audio/*,video/*"]],
 };
 
 export function addUploads(node) {
   const kind = node.comfyClass ?? node.type;
   for (const [field, label, accept] of BUTTONS[kind] ?? []) {
-    const button = node.addWidget("button", label, null, () => choose(node, field, accept));
+    const button = node.addWidget("button", label(), null, () => choose(node, field, accept));
     // Neither saved nor sent: it holds nothing.
     button.serialize = false;
     button.options ??= {};
@@ -45,8 +48,11 @@ async function upload(node, field, file) {
     return complain(
       file,
       large
-        ? "the file is larger than this ComfyUI accepts; start it with --max-upload-size, or copy the file into its input folder"
-        : `the server answered ${answer.status}`,
+        ? say(
+            "too_large",
+            "the file is larger than this ComfyUI accepts; start it with --max-upload-size, or copy the file into its input folder",
+          )
+        : `${say("refused", "the server answered")} ${answer.status}`,
     );
   }
   const { name, subfolder } = await answer.json();
@@ -63,7 +69,7 @@ async function upload(node, field, file) {
 function complain(file, reason) {
   app.extensionManager?.toast?.add({
     severity: "error",
-    summary: `LipSync: ${file.name} was not uploaded`,
+    summary: `LipSync: ${file.name} ${say("not_uploaded", "was not uploaded")}`,
     detail: reason,
     life: 10000,
   });

@@ -1,6 +1,7 @@
 // The voice as a picture: its swing, where there is speech, how far the mouth opens; two handles trim it.
 import { api } from "../../scripts/api.js";
 import { afterRun, elementWidget, parsed, refit } from "./element.js";
+import { say } from "./words.js";
 
 const HEIGHT = 96;
 const GRIP = 7;
@@ -19,7 +20,10 @@ export function waveWidget(node, name) {
   root.style.cssText = "display:flex;flex-direction:column;width:100%;gap:4px;";
   const canvas = document.createElement("canvas");
   canvas.style.cssText = `width:100%;height:${HEIGHT}px;border-radius:6px;cursor:ew-resize;touch-action:none;`;
-  canvas.title = "Green: speech. Blue: sound. Orange: how far the mouth opens. Drag the ends to trim.";
+  canvas.title = say(
+    "wave",
+    "Green: speech. Blue: sound. Orange: how far the mouth opens. Drag the ends to trim.",
+  );
   const player = document.createElement("audio");
   player.controls = true;
   player.preload = "metadata";
@@ -53,7 +57,7 @@ export function waveWidget(node, name) {
     c.font = "11px sans-serif";
     if (!voice) {
       c.fillStyle = COLOURS.text;
-      c.fillText("Run the workflow to see the voice here.", 10, HEIGHT / 2 + 4);
+      c.fillText(say("no_voice", "Run the workflow to see the voice here."), 10, HEIGHT / 2 + 4);
       return;
     }
     const x = (seconds) => (seconds / voice.duration) * width;
@@ -83,7 +87,8 @@ export function waveWidget(node, name) {
       c.fillRect(Math.min(Math.max(at - 4, 0), width - 8), HEIGHT / 2 - 9, 8, 18);
     }
     c.fillStyle = COLOURS.text;
-    c.fillText(`${start.toFixed(2)} – ${end.toFixed(2)} s of ${voice.duration.toFixed(2)} s`, 8, 13);
+    const of = say("of", "of");
+    c.fillText(`${start.toFixed(2)} – ${end.toFixed(2)} s ${of} ${voice.duration.toFixed(2)} s`, 8, 13);
   };
 
   let held = null;

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 
@@ -54,10 +55,62 @@ def test_page_scripts_patch_nobody():
         assert not re.search(r"\b(window|globalThis)\.\w+\s*=[^=]", text), path.name
 
 
-def test_locales_name_what_exists(nodes):
-    for path in (ROOT / "locales").glob("*/nodeDefs.json"):
-        for node_id, words in json.loads(path.read_text(encoding="utf-8")).items():
-            schema = nodes[node_id].GET_SCHEMA()
-            ids = {item.id for item in schema.inputs or []}
-            assert set(words.get("inputs", {})) <= ids, f"{path.parent.name}: {node_id}"
-            assert len(words.get("outputs", {})) <= len(schema.outputs or [])
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def in_english(node):
+    """What the schema of a node says, in the form of ``nodeDefs.json``."""
+    schema = node.GET_SCHEMA()
+    return {
+        "display_name": schema.display_name,
+        "description": schema.description,
+        "inputs": {
+            item.id: {"name": item.id, "tooltip": item.tooltip} for item in schema.inputs or []
+        },
+        "outputs": {
+            str(number): {"name": item.display_name, "tooltip": item.tooltip}
+            for number, item in enumerate(schema.outputs or [])
+        },
+    }
+
+
+def test_english_is_what_the_schemas_say(nodes):
+    """``WRITE_LOCALES=1`` writes ``locales/en/nodeDefs.json`` anew, in place of comparing."""
+    path = ROOT / "locales" / "en" / "nodeDefs.json"
+    said = {node_id: in_english(node) for node_id, node in nodes.items()}
+    if os.environ.get("WRITE_LOCALES"):
+        path.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read(path) == said, "run this test once with WRITE_LOCALES=1"
+
+
+LANGUAGES = sorted(path.name for path in (ROOT / "locales").iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_is_there_in_every_language(nodes, language):
+    words = read(ROOT / "locales" / language / "nodeDefs.json")
+    assert set(words) == set(nodes)
+    for node_id, node in nodes.items():
+        wanted, given = in_english(node), words[node_id]
+        assert given["display_name"]
+        assert given["description"]
+        for part in ("inputs", "outputs"):
+            assert set(given[part]) == set(wanted[part]), (node_id, part)
+            for name, texts in given[part].items():
+                assert texts["name"], (node_id, part, name)
+                assert texts["tooltip"], (node_id, part, name)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_widgets_speak_every_language(language):
+    said = {}
+    for path in (ROOT / "web").glob("*.js"):
+        text = path.read_text(encoding="utf-8")
+        said |= dict(re.findall(r'say\(\s*"(\w+)",\s*"([^"]*)",?\s*\)', text))
+    assert len(said) > 8
+    words = read(ROOT / "locales" / language / "main.json")["lipsync"]
+    assert set(words) == set(said)
+    assert all(words.values())
+    if language == "en":
+        assert words == said
