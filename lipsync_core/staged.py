@@ -117,6 +117,7 @@ class _Followed:
         self._voice, self._done, self._share = voice, done, share
         self.progress: Progress | None = progress
         """None once the stage is over: an engine may read the voice again in a later one."""
+        self._told = (0, 100)
 
     @property
     def duration(self) -> Fraction:
@@ -129,8 +130,13 @@ class _Followed:
             yield block
             heard += len(block) / rate
             part = self._done + self._share * min(heard / total, 1.0)
-            if self.progress is not None:
-                self.progress(round(100 * part), 100, None)
+            self._told = round(100 * part), 100
+            self.heed()
+
+    def heed(self) -> None:
+        """For whoever works on what was heard: says how far that is, which may end the work."""
+        if self.progress is not None:
+            self.progress(*self._told, None)
 
 
 def describe(audio: Audio, progress: Progress) -> Portrait:

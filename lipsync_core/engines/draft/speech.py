@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -195,8 +195,13 @@ class _Course:
         return np.interp(np.arange(start, stop), self.centres, self.tops), colours
 
 
-def raw_shapes(rows: np.ndarray, net: Network | None = None) -> np.ndarray:
-    """``(N, 7)`` float32 network output for ``(N, 41)`` rows of a whole voice, before drawing rules."""
+def raw_shapes(
+    rows: np.ndarray, net: Network | None = None, heed: Callable[[], object] | None = None
+) -> np.ndarray:
+    """``(N, 7)`` float32 network output for ``(N, 41)`` rows of a whole voice, before drawing rules.
+
+    ``heed`` is called for every half minute of it and may raise to leave.
+    """
     net = net or network()
     count = len(rows)
     out = np.zeros((count, OUTPUTS), np.float32)
@@ -204,6 +209,8 @@ def raw_shapes(rows: np.ndarray, net: Network | None = None) -> np.ndarray:
         return out
     course = _Course(rows)
     for start in range(0, count, _CHUNK):
+        if heed is not None:
+            heed()
         stop = min(start + _CHUNK, count)
         first, last = max(0, start - _HALO), min(count, stop + _HALO)
         x = features(rows[first:last], *course.at(first, last))
@@ -354,6 +361,6 @@ def hear(voice: Voice, times: Sequence[Fraction] | np.ndarray) -> np.ndarray:
         block = rows.pop()
         table[end - len(block) : end] = block
         end -= len(block)
-    raw = raw_shapes(table)
+    raw = raw_shapes(table, heed=getattr(voice, "heed", None))
     del table
     return draw(raw, moments)

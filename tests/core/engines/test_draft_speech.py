@@ -237,3 +237,27 @@ def test_lips_meet_a_little_before_the_closure_is_heard():
     moments = np.arange(0.9, 1.1, 0.0025)
     closed = speech.draw(raw, moments)[:, PRESS]
     assert moments[closed > 0.99].mean() == pytest.approx(1.0 - speech.CLOSED_EARLY, abs=0.003)
+
+
+def test_a_long_voice_can_be_left_while_it_is_understood():
+    """A voice that carries a ``heed`` is asked again after its last sample was read."""
+
+    class Long:
+        duration = Fraction(70)
+        read = asked = 0
+
+        def blocks(self, rate):
+            for second in range(70):
+                self.read = second
+                yield np.sin(np.arange(rate) * 0.1).astype(np.float32) * 0.3
+
+        def heed(self):
+            assert self.read == 69
+            self.asked += 1
+            if self.asked == 3:
+                raise KeyboardInterrupt
+
+    voice = Long()
+    with pytest.raises(KeyboardInterrupt):
+        speech.hear(voice, [Fraction(index) for index in range(70)])
+    assert voice.asked == 3
