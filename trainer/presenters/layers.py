@@ -140,8 +140,7 @@ def build(person: Person, density: float, room_scale: float, size: tuple[int, in
     fine = min(max(2.0 * density, 48.0), max(density, _FINEST))
     rng = np.random.default_rng([person.seed, 1])
     paper = _Paper(HEAD_BOX, fine)
-    half = _profile(person, paper.y)
-    depth = _depth(person, paper, half)
+    depth = _depth(person, paper)
     relief = _relief(person, paper)
     shade, shine = _lit(person, depth + relief, fine)
     behind = _behind(person, fine, rng)
@@ -164,7 +163,7 @@ def build(person: Person, density: float, room_scale: float, size: tuple[int, in
 def depth_field(person: Person) -> np.ndarray:
     """``(h, w)`` float32 on ``HEAD_BOX``: how far a point lies before the axis of the head."""
     paper = _Paper(HEAD_BOX, DEPTH_DENSITY)
-    depth = _depth(person, paper, _profile(person, paper.y))
+    depth = _depth(person, paper)
     return cv2.GaussianBlur(depth, (0, 0), 0.04 * DEPTH_DENSITY)
 
 
@@ -202,16 +201,17 @@ def _mirrored(right: np.ndarray) -> np.ndarray:
 
 
 def _profile(person: Person, y: np.ndarray) -> np.ndarray:
-    """Half width of the head at heights ``y``; 0 above and below it."""
+    """Half width of the head at heights ``y``."""
     line = outline(person)
     order = np.maximum.accumulate(line[:, 1])
-    return np.interp(y, order, line[:, 0], left=0, right=0).astype(np.float32)
+    return np.interp(y, order, line[:, 0]).astype(np.float32)
 
 
-def _depth(person: Person, paper: _Paper, half: np.ndarray) -> np.ndarray:
-    """An egg, a little wider than the face so that its rim is not infinitely steep."""
+def _depth(person: Person, paper: _Paper) -> np.ndarray:
+    """An egg, a little wider and longer than the face: at a steep rim a turned chin would tear."""
+    half = _profile(person, np.clip(paper.y, -1.45, person.length - 0.3))
     across = paper.x / (half * 1.1 + 0.06)
-    down = (paper.y - 0.1) / (person.length + 0.25)
+    down = (paper.y - 0.1) / (person.length + 0.32)
     round_ = np.sqrt(np.clip(1 - np.abs(across) ** 2.3, 0, 1))
     tall = np.sqrt(np.clip(1 - np.abs(down) ** 2.4, 0, 1))
     return (0.86 * round_ * tall).astype(np.float32) + _nose(person, paper)
@@ -513,8 +513,10 @@ def _hair(person: Person, paper: _Paper, rng: np.random.Generator) -> None:
             ]
         )
     inner = _curve(inner, 30)
-    right = np.concatenate([outer, inner[::-1]])
-    mask = np.maximum(paper.filled(right, 0.012), paper.filled(right * (-1, 1), 0.012))
+    left = (-1, 1)
+    mask = paper.filled(
+        np.concatenate([outer, inner[::-1], inner * left, outer[::-1] * left]), 0.012
+    )
     if style == "parted":
         sweep = np.array(
             [
@@ -627,7 +629,7 @@ def _body(person: Person, density: float, rng: np.random.Generator) -> _Paper:
             paper.tint(0.5 * paper.stroke(wing[1:], 0.02, 0.01), cloth * 0.4)
     elif style == "hood":
         for side in (-1, 1):
-            rim = _curve(np.array([(0.3, 2.5), (0.75, 2.3), (1.0, 1.75)]) * (side, 1), 20)
+            rim = _curve(np.array([(0.3, 2.5), (0.72, 2.38), (0.98, 2.12)]) * (side, 1), 20)
             paper.paint(paper.stroke(rim, 0.34, 0.02), cloth * 0.8)
     else:
         paper.tint(

@@ -30,7 +30,7 @@ log = logging.getLogger("lipsync.presenters")
 
 Voices = Literal["builtin", "espeak"]
 VOICES: tuple[Voices, ...] = ("builtin", "espeak")
-VERSION = 1
+VERSION = 2
 """Changes when the same seed gives other pictures or sounds."""
 SIDES = (32, 1024)
 

@@ -87,6 +87,8 @@ class Person:
     """Depth of the notch of the upper lip."""
     teeth_show: float
     """How far the upper teeth reach below the resting mouth line."""
+    smile: float
+    """How much higher the corners of the mouth lie than its middle, at rest."""
     ear: float
     age: float
     """0..1: how clearly folds are seen."""
@@ -215,7 +217,7 @@ def person(number: int) -> Person:
         length=around(1.66 if female else 1.72, 0.055),
         eye_apart=around(0.455, 0.018),
         eye_wide=around(0.228, 0.013),
-        eye_high=around(0.098, 0.012),
+        eye_high=around(0.106, 0.012),
         eye_tilt=around(0.05, 0.05),
         fold=between(0, 1),
         brow_high=around(0.27, 0.03),
@@ -232,6 +234,7 @@ def person(number: int) -> Person:
         lip_lower=around(0.125 + 0.025 * dark, 0.018),
         bow=between(0.1, 0.35),
         teeth_show=around(0.052, 0.014),
+        smile=around(0.012, 0.014),
         ear=around(1.0, 0.12),
         age=age,
         freckles=between(0.2, 1) if dark < 0.5 and rng.random() < 0.25 else 0.0,

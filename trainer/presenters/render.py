@@ -227,7 +227,7 @@ def mouth_of(person: Person, shape: np.ndarray) -> Mouth:
     press, fv = float(shape[PRESS]), float(shape[FV])
     half = person.mouth_wide * (1 + 0.17 * wide - 0.40 * rounded - 0.05 * opened - 0.05 * press)
     gap = OPENING * opened
-    corner = 1.0 + 0.05 * jaw * (1 - 0.5 * wide) + 0.22 * gap - 0.025 * wide
+    corner = 1.0 - person.smile + 0.05 * jaw * (1 - 0.5 * wide) + 0.22 * gap - 0.025 * wide
     top = 1.0 - 0.13 * gap - 0.03 * fv - 0.012 * rounded
     tucked = 0.075 * fv
     bottom = top + max(gap, tucked)
@@ -239,9 +239,8 @@ def mouth_of(person: Person, shape: np.ndarray) -> Mouth:
     edge_top = corner + (top - corner) * bell
     edge_low = corner + (bottom - corner) * bell
     if gap == 0 and not tucked:
-        edge_top = edge_low = (
-            1.0 + (corner - 1.0) * np.abs(t) ** 2 + 0.012 * np.cos(2 * np.pi * t) * (1 - press)
-        )
+        dip = 0.012 * np.exp(-((t / 0.22) ** 2)) * (1 - press)
+        edge_top = edge_low = 1.0 + (corner - 1.0) * t**2 + dip
     up = (
         person.lip_upper
         * (1 - 0.12 * opened)
@@ -272,9 +271,9 @@ def mouth_of(person: Person, shape: np.ndarray) -> Mouth:
     teeth = np.concatenate(
         [np.stack([teeth_x, edge_top - 0.05], 1), np.stack([teeth_x, rest], 1)[::-1]]
     )
-    rim = edge_low - 0.012 - 0.035 * wide + 0.05 * t * t
+    rim = edge_low - 0.003 - 0.045 * wide * (1 - 0.6 * opened) + 0.05 * t * t
     lower_teeth = np.concatenate(
-        [np.stack([0.8 * inner_x, rim], 1), np.stack([0.8 * inner_x, edge_low + 0.05], 1)[::-1]]
+        [np.stack([inner_x, rim], 1), np.stack([inner_x, edge_low + 0.05], 1)[::-1]]
     )
     ring = np.linspace(0, 2 * np.pi, 22)
     tongue = np.stack(

@@ -232,17 +232,28 @@ def test_a_film_of_a_voice_file_moves_its_mouth(tmp_path):
     assert curve[:, 0].max() > 0.3
 
 
-def test_espeak_speaks_where_it_is_installed_and_repeats(tmp_path):
+@pytest.fixture
+def espeak():
     from trainer.presenters import spoken
 
     try:
         spoken.check()
     except SettingsError:
         pytest.skip("espeak-ng is not installed")
-    said = spoken.say(3, 2.0, 0)
+    return spoken
+
+
+def test_espeak_speaks_where_it_is_installed(espeak):
+    said = espeak.say(3, 2.0, 0)
     assert len(said.sound) == 32000
     assert said.parts.ends[-1] == 2.0
     assert len(set(said.parts.codes.tolist())) > 5
+    speaking = said.parts.codes[np.searchsorted(said.parts.ends, np.arange(32000) / 16000)] != 0
+    assert said.sound[speaking].std() > 3 * said.sound[~speaking].std()
+
+
+@pytest.mark.slow
+def test_clips_of_espeak_repeat(espeak, tmp_path):
     for folder in ("one", "two"):
         make(tmp_path / folder, Settings(hours=2 / 3600, seconds=1.0, voices="espeak"))
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
