@@ -178,8 +178,8 @@ def page(
             if found.curve is not None
             else "Agreement at every shift (the peak is the answer)"
         ),
-        judge=html.escape(found.scorer.title if found.scorer.weights else "network's"),
-        segments="".join(_row(s) for s in result.segments),
+        heads="".join(f"<th>{html.escape(head)}</th>" for head in _heads(found)),
+        segments="".join(_row(s, len(_heads(found))) for s in result.segments),
         stills=_stills(found, before),
         facts="".join(
             f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(value)}</td></tr>"
@@ -448,6 +448,8 @@ def _offset_words(late: float) -> str:
 def _offset_note(found: Examination) -> str:
     if not found.score.accepted:
         return f"best guess {_offset_words(found.score.audio_late_ms)}, not certain"
+    if abs(found.score.audio_late_ms) < 10:
+        return "mouth and sound come together"
     frames = abs(found.score.audio_late_ms) / FRAME_MS
     return f"of the sound; {frames:.1f} frames of a film with 25 a second"
 
@@ -458,7 +460,13 @@ def _calm(found: Examination) -> bool:
     )
 
 
-def _row(segment: SyncSegment) -> str:
+def _heads(found: Examination) -> list[str]:
+    """Columns of the table of segments; the last one only where a network judged."""
+    heads = ["time", "state", "agreement (-1 to 1)", "own offset (frames)"]
+    return [*heads, f"{found.scorer.title}, confidence"] if found.scorer.weights else heads
+
+
+def _row(segment: SyncSegment, columns: int) -> str:
     cells = [
         f'<button class="jump" data-time="{segment.start}">{_clock(segment.start)} to '
         f"{_clock(segment.end)}</button>",
@@ -467,7 +475,7 @@ def _row(segment: SyncSegment) -> str:
         "" if segment.offset_frames is None else f"{segment.offset_frames:+d}",
         "" if segment.confidence is None else f"{segment.confidence:.2f}",
     ]
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells[:columns]) + "</tr>"
 
 
 def _facts(found: Examination) -> Iterator[tuple[str, str]]:

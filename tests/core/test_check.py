@@ -102,3 +102,33 @@ def test_a_checked_dub(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cache", "models", "out.mp4", "redone.mp4",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(not GRID.is_dir(), reason="needs shared/media/grid")
+def test_a_weak_stretch_is_tried_again_and_the_better_take_stays(tmp_path, monkeypatch):
+    """Where nothing is good enough everything is drawn once more, in the draft engine's other mode."""
+    from lipsync_core.scoring import segments, sync
+
+    models = tmp_path / "models" / "detection"
+    models.mkdir(parents=True)
+    yunet = SHARED / "models" / "face_detection_yunet_2023mar.onnx"
+    (models / yunet.name).write_bytes(yunet.read_bytes())
+    monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(sync, "WEAK", 2.0)
+    for mode in ("warp", "units"):
+        output = tmp_path / f"{mode}.mp4"
+        result = checked(
+            GRID / "swiz3n.mpg", GRID / "pwij3p.mpg", output, scoring="embedded",
+            settings=Settings(cache=tmp_path / "cache", draft_mode=mode),
+        )  # fmt: skip
+        (take,) = result.takes
+        assert take.kept == (take.after > take.before + segments.GAIN)
+        said = result.sentence().splitlines()
+        assert len(said) == 2
+        assert ("the new take is kept" in said[1]) == take.kept
+        with av.open(str(output)) as source:
+            assert sum(1 for _ in source.decode(video=0)) == 75
+        kept = result.score.segments[0].agreement
+        assert kept == pytest.approx(take.after if take.kept else take.before, abs=0.03)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["cache", "models", "units.mp4", "warp.mp4"]
