@@ -103,7 +103,7 @@ class _Run:
         self.folder = config.folder(recipe)
         self.accelerator = _accelerator(recipe)
         self.first = self.accelerator.is_main_process
-        self.sharded = str(self.accelerator.distributed_type).endswith("FSDP")
+        self.sharded = self.accelerator.is_fsdp2
         self.ranks = self.accelerator.num_processes
         self.signals = _Signals()
         if self.first and not resume and (aside := state.put_aside(self.folder)):
@@ -262,7 +262,9 @@ class _Run:
         norm = accelerator.clip_grad_norm_(
             list(self.network.parameters()), stage.optimizer.clip or math.inf
         )
-        norm = torch.as_tensor(norm, device=accelerator.device).float()
+        # under FSDP each rank has its part of the sum
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else torch.as_tensor(norm)
+        norm = norm.to(accelerator.device, torch.float32)
         told = self._agree(sums, norm)
         sound = math.isfinite(told["loss"])
         if told["broken"] == 0:
@@ -558,21 +560,15 @@ class _Run:
     def _wrap(self, network: nn.Module) -> tuple[nn.Module, Any]:
         import torch
 
-        def adamw(module: nn.Module) -> torch.optim.Optimizer:
-            chosen = self.stage.optimizer
-            return torch.optim.AdamW(
-                [p for p in module.parameters() if p.requires_grad],
-                lr=chosen.learning_rate,
-                betas=(chosen.betas[0], chosen.betas[1]),
-                eps=chosen.eps,
-                weight_decay=chosen.weight_decay,
-            )
-
-        if self.sharded and not self.accelerator.is_fsdp2:
-            # the first FSDP puts other parameters in the place of the network's
-            wrapped = self.accelerator.prepare(network)
-            return wrapped, self.accelerator.prepare(adamw(wrapped))
-        return self.accelerator.prepare(network, adamw(network))
+        chosen = self.stage.optimizer
+        adamw = torch.optim.AdamW(
+            [p for p in network.parameters() if p.requires_grad],
+            lr=chosen.learning_rate,
+            betas=(chosen.betas[0], chosen.betas[1]),
+            eps=chosen.eps,
+            weight_decay=chosen.weight_decay,
+        )
+        return self.accelerator.prepare(network, adamw)
 
     def _take_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -675,7 +671,11 @@ def _shared(accelerator: Any, weights: Mapping[str, Any]) -> Mapping[str, Any]:
 def _accelerator(recipe: Recipe) -> Any:
     try:
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+        from accelerate.utils import (
+            DistributedDataParallelKwargs,
+            DistributedType,
+            InitProcessGroupKwargs,
+        )
     except ImportError as error:
         raise SettingsError(
             'training needs accelerate; run: pip install "lipsync-core[train]"'
@@ -696,5 +696,12 @@ def _accelerator(recipe: Recipe) -> Any:
         raise TrainingError(
             f"{launched} processes were started, which found {made.num_processes} of them; start "
             "them with: accelerate launch -m trainer RECIPE"
+        )
+    kind = made.distributed_type
+    plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if kind not in (*plain, DistributedType.MULTI_XPU) and not made.is_fsdp2:
+        raise TrainingError(
+            f"{kind.value} is not for this trainer; launch with data parallelism (the default of "
+            "accelerate launch) or with --use_fsdp --fsdp_version 2"
         )
     return made

@@ -22,6 +22,7 @@ from trainer.state import Position
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "trainer" / "curve_task.py"
+SHARDED = PROGRAM.with_name("sharded_curve.py")
 RECIPE = """
 stages:
   one:
@@ -39,8 +40,10 @@ run: {log_every: 1, save_every: 5, validate_every: 7, ema: 0.9, keep: 2}
 """
 
 
-def start(recipe: Path, output: Path, ranks: int, *more: str) -> subprocess.Popen:
-    program = [str(PROGRAM), str(recipe), f"run.output={output}", *more]
+def start(
+    recipe: Path, output: Path, ranks: int, *more: str, program: Path = PROGRAM
+) -> subprocess.Popen:
+    program = [str(program), str(recipe), f"run.output={output}", *more]
     command = [sys.executable, *program]
     if ranks > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -87,26 +90,40 @@ def recipe(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_at_a_random_moment_the_curve_is_the_same_to_the_last_bit(tmp_path, recipe, ranks):
+def kill_at(line: int, *launched: object, program: Path = PROGRAM) -> None:
+    """Starts a run and kills all of it, at once, soon after its log has so many lines."""
+    _, output, *_ = launched
+    process = start(*launched, "--slow", "0.01", program=program)
+    try:
+        began = time.monotonic()
+        while lines(output) < line:
+            assert process.poll() is None, line
+            assert time.monotonic() - began < 200, line
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.05))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "program"),
+    [
+        (1, PROGRAM),
+        (2, PROGRAM),
+        pytest.param(2, SHARDED, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_a_random_moment_the_curve_is_the_same_to_the_last_bit(
+    tmp_path, recipe, ranks, program
+):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    finish(start(recipe, whole, ranks))
-    dice = random.Random(time.time_ns())
+    finish(start(recipe, whole, ranks, program=program))
     # one kill in each stage, in the middle of whatever goes on then
-    moments = [dice.randint(7, 20), dice.randint(29, 44)]
+    moments = [random.randint(7, 20), random.randint(29, 44)]
     for line in moments:
-        process = start(recipe, broken, ranks, "--slow", "0.01")
-        try:
-            waited = time.monotonic()
-            while lines(broken) < line:
-                assert process.poll() is None, moments
-                assert time.monotonic() - waited < 200, moments
-                time.sleep(0.002)
-            time.sleep(dice.uniform(0, 0.05))
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    finish(start(recipe, broken, ranks))
+        kill_at(line, recipe, broken, ranks, program=program)
+    finish(start(recipe, broken, ranks, program=program))
     assert len(curve(whole)) == 44 + 8, moments
     assert curve(broken) == curve(whole), moments
     ours, theirs = (path / "weights" / "two.safetensors" for path in (broken, whole))
