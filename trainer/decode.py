@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 def pictures(file: BinaryIO, wanted: np.ndarray, size: int) -> np.ndarray:
     """``(T, size, size, 3)`` uint8 RGB of the frames ``wanted``, in their order.
 
-    ``ValueError`` or ``OSError`` where the file has no such frame or cannot be read. Begins at the
-    key picture before the first of them and ends at the last.
+    Only the stretches from one key picture to the next are decoded that hold any of them. ``OSError``
+    or ``ValueError`` where the file cannot be read or has no such frame.
     """
     import av
 
@@ -26,12 +28,8 @@ def pictures(file: BinaryIO, wanted: np.ndarray, size: int) -> np.ndarray:
     missing = set(wanted.tolist())
     try:
         with av.open(file, mode="r") as container:
-            for number, frame in _numbered(container, first=int(wanted.min())):
-                if number in missing:
-                    found[number] = _shown(frame, size)
-                    missing.discard(number)
-                    if not missing:
-                        break
+            for number, frame in _decoded(container, missing):
+                found[number] = _shown(frame, size)
     except av.error.FFmpegError as error:
         raise ValueError(str(error)) from error
     if missing:
@@ -39,23 +37,58 @@ def pictures(file: BinaryIO, wanted: np.ndarray, size: int) -> np.ndarray:
     return np.stack([found[int(number)] for number in wanted])
 
 
-def _numbered(container: InputContainer, *, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Frames with their numbers, from ``first`` or somewhere before it."""
+def _decoded(container: InputContainer, missing: set[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Frames that are ``missing``, with their numbers, which are taken out of it."""
     if not container.streams.video:
         raise ValueError("no pictures in it")
     stream = container.streams.video[0]
+    context: Any = stream.codec_context
     # Loading runs in many processes already.
-    stream.codec_context.thread_count = 1
+    context.thread_count = 1
     rate, base = stream.average_rate, stream.time_base
     if not rate or not base:
         raise ValueError("its pictures have no times")
     begin = stream.start_time or 0
-    if first:
-        container.seek(begin + int(first / rate / base), stream=stream, backward=True)
-    for frame in container.decode(stream):
-        if frame.pts is None:
-            raise ValueError("a picture without a time")
-        yield round((frame.pts - begin) * base * rate), frame
+
+    def number(one: Any) -> int:
+        return round((one.pts - begin) * base * rate)
+
+    stretches = _stretches(container, stream)
+    needed = [any(number(one) in missing for one in stretch) for stretch in stretches]
+    for k in range(len(stretches) - 1, 0, -1):
+        # Pictures shown before their own key picture lean on the stretch before as well.
+        if needed[k] and min(one.pts for one in stretches[k]) < stretches[k][0].pts:
+            needed[k - 1] = True
+    for wanted, run in groupby(zip(needed, stretches, strict=True), key=lambda pair: pair[0]):
+        if not wanted:
+            continue
+        packets = [one for _, stretch in run for one in stretch]
+        here = {number(one) for one in packets} & missing
+        for packet in [*packets, None]:
+            for frame in context.decode(packet):
+                if frame.pts is not None and (at := number(frame)) in missing:
+                    missing.discard(at)
+                    here.discard(at)
+                    yield at, frame
+            if not here:
+                break
+        context.flush_buffers()
+
+
+def _stretches(container: InputContainer, stream: Any) -> list[list[Any]]:
+    """Packets from each key picture to the next; of a file that is cut off, what is there."""
+    import av
+
+    stretches: list[list[Any]] = []
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.pts is None or packet.is_corrupt:
+                continue
+            if packet.is_keyframe:
+                stretches.append([])
+            if stretches:
+                stretches[-1].append(packet)
+    return stretches
 
 
 def _shown(frame: av.VideoFrame, size: int) -> np.ndarray:

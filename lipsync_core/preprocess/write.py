@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 CLIPS = "clips"
 HELD = "held"
+KEY_EVERY = 25
+"""Frames from one key picture to the next: training reads a few frames from anywhere, and decodes from
+the key picture before them. A tenth more bytes, a quarter of the time."""
 SMALL = 128
 """Pixels; below, x264 looks for B-frames in what it did not write: at 64 the same pictures gave other
 streams in 4 of 24 runs, at 128 and 256 and without B-frames in none (x264 of PyAV 18)."""
@@ -117,9 +120,10 @@ def encode(path: Path, crops: np.ndarray, sound: np.ndarray, crf: int) -> None:
         crf=crf,
         overwrite=True,
     )
+    options = {**writer.encoding.options, "g": str(KEY_EVERY)}
     if size < SMALL:
-        options = {**writer.encoding.options, "x264-params": "bframes=0"}
-        writer.encoding = replace(writer.encoding, options=options)
+        options["x264-params"] = "bframes=0"
+    writer.encoding = replace(writer.encoding, options=options)
     with writer:
         for index, crop in enumerate(crops):
             video = av.VideoFrame.from_ndarray(crop, format="rgb24")

@@ -125,26 +125,37 @@ def test_other_sizes_keep_the_picture(clip_folder, size):
     np.testing.assert_allclose(shown[0, : size // 4 - 1].mean(), 20, atol=2)
 
 
-def test_seeking_in_a_film_with_many_key_pictures(tmp_path):
-    """Frames after a later key picture are the same ones, and those before it are not decoded."""
+@pytest.mark.parametrize("options", [{}, {"g": "10"}, {"g": "10", "x264-params": "open-gop=1"}])
+def test_frames_of_any_film_are_found(tmp_path, options, monkeypatch):
+    """With one key picture or many, closed stretches or such that lean on the one before."""
     import av
 
-    from trainer.decode import pictures
+    from trainer import decode
 
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=25)
         video.width = video.height = SIDE
         video.pix_fmt = "yuv420p"
-        video.options = {"crf": "8", "g": "10", "bf": "2"}
+        video.options = {"crf": "8", "bf": "2", **options}
         for number in range(100):
             image = np.full((SIDE, SIDE, 3), 30 + number, np.uint8)
+            image[number % 8 * 4 :, :4] = 200
             out.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         out.mux(video.encode(None))
-    for first in (0, 5, 10, 39, 84):
+    sizes = []
+    stretches = decode._stretches
+    monkeypatch.setattr(
+        decode, "_stretches", lambda *given: sizes.append(stretches(*given)) or sizes[-1]
+    )
+    with path.open("rb") as file:
+        whole = decode.pictures(file, np.arange(100), SIDE)
+    np.testing.assert_allclose(whole[:, :, 6:].mean((1, 2, 3)) - 30, range(100), atol=1.5)
+    for first, second in ((0, 20), (5, 50), (10, 84), (84, 9), (39, 60)):
+        wanted = np.concatenate([np.arange(first, first + 16), np.arange(second, second + 16)])
         with path.open("rb") as file:
-            wanted = np.arange(first, first + 16)
-            np.testing.assert_allclose(numbers(pictures(file, wanted, SIDE)), wanted, atol=1.5)
+            np.testing.assert_array_equal(decode.pictures(file, wanted, SIDE), whole[wanted])
+    assert {len(one) > 5 for one in sizes} == {bool(options)}, "the films are what they should be"
 
 
 def test_parts_of_tensors_are_read_and_no_more(clip_folder):
