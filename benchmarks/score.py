@@ -2,7 +2,7 @@
 
 Loops the clip with its own sound to the given lengths (1 and 10 minutes by default), scores each in a
 process of its own, and prints seconds of clip per second of wall-clock time, CPU seconds per second of
-clip, and the process's peak resident memory.
+clip, the process's peak resident memory, and the size of the report.
 """
 
 import argparse
@@ -20,11 +20,13 @@ from lipsync_core.scoring import report
 from lipsync_core.scoring.sync import examine
 began, cpu = time.monotonic(), time.process_time()
 found = examine(sys.argv[1], engine=sys.argv[2])
+page = pathlib.Path(sys.argv[1]).with_suffix(".html")
 if sys.argv[3] == "report":
-    report.write(found, pathlib.Path(sys.argv[1]).with_suffix(".html"))
+    report.write(found, page)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 print(json.dumps(dict(duration=found.watched.duration, engine=found.score.engine,
-    wall=time.monotonic() - began, cpu=time.process_time() - cpu, peak=peak, says=found.score.summary)))
+    wall=time.monotonic() - began, cpu=time.process_time() - cpu, peak=peak,
+    page=page.stat().st_size / 1e6 if page.exists() else 0, says=found.score.summary)))
 """
 
 
@@ -66,12 +68,16 @@ def main():
     parser.add_argument("seconds", nargs="*", type=int, default=[60, 600])
     parser.add_argument("--engine", default="embedded")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a folder for the clips and pages")
     chosen = parser.parse_intermixed_args()
     with av.open(str(chosen.clip)) as container:
         if not container.streams.audio:
             raise SystemExit(f"{chosen.clip} has no sound")
-    print(f"{'input':>8} {'engine':>10} {'x real':>7} {'cpu/s':>6} {'peak MiB':>9}  verdict")
-    with tempfile.TemporaryDirectory() as folder:
+    print(
+        f"{'input':>8} {'engine':>10} {'x real':>7} {'cpu/s':>6} {'peak MiB':>9} {'page MB':>8}  verdict"
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.keep or temporary
         for seconds in chosen.seconds:
             video = Path(folder) / f"{seconds}.mp4"
             looped(chosen.clip, seconds, video)
@@ -86,7 +92,7 @@ def main():
             length = told["duration"]
             print(
                 f"{seconds:6d} s {told['engine']:>10} {length / told['wall']:7.1f} "
-                f"{told['cpu'] / length:6.2f} {told['peak']:9.0f}  {told['says']}",
+                f"{told['cpu'] / length:6.2f} {told['peak']:9.0f} {told['page']:8.1f}  {told['says']}",
                 flush=True,
             )
 

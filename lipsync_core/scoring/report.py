@@ -43,6 +43,8 @@ _POINTS = 1400
 """Points of a curve at most; a screen shows no more."""
 _PREVIEW = ((120.0, 480, 28), (600.0, 400, 31), (float("inf"), 320, 33))
 """Seconds up to which a clip is shown with this long side in pixels and this rate factor."""
+_HOPELESS = 0.05
+"""Confidence below which not even a best guess is shown."""
 _STILLS = 4
 _STILL_SIDE = 224
 _PAGE = Path(__file__).with_name("report.html")
@@ -343,13 +345,19 @@ def _offset_curve(found: Examination) -> tuple[np.ndarray, np.ndarray, bool]:
     return embedded.LAGS.astype(float), found.match.agreement, False
 
 
+def _reach(found: Examination, values: np.ndarray, valley: bool) -> tuple[float, float]:
+    """Lowest and highest value of the axis: a curve that says nothing must look flat."""
+    low, high = float(values.min()), float(values.max())
+    if valley:
+        return low, max(high, low + found.scorer.likely)
+    return min(low, -0.2), max(high, 0.6)
+
+
 def _offset_chart(found: Examination) -> str:
     height, left = 210, 44
     late, values, valley = _offset_curve(found)
     known = np.isfinite(values)
-    low, high = float(values[known].min()), float(values[known].max())
-    if not valley:
-        low, high = min(low, -0.2), max(high, 0.6)
+    low, high = _reach(found, values[known], valley)
     room = (high - low) * 0.08 or 1.0
     low, high = low - room, high + room
     span = _WIDE - left - 10
@@ -377,7 +385,7 @@ def _offset_chart(found: Examination) -> str:
     where = int(np.argmin(np.abs(late - at)))
     if known[where]:
         parts.append(
-            f'<circle class="best" cx="{across(at):.1f}" cy="{down(values[where]):.1f}" r="6"/>'
+            f'<circle class="best{"" if found.score.accepted else " unsure"}" cx="{across(at):.1f}" cy="{down(values[where]):.1f}" r="6"/>'
         )
     return (
         f'<svg class="offset" viewBox="0 0 {_WIDE} {height}" role="img" '
@@ -446,6 +454,8 @@ def _offset_words(late: float) -> str:
 
 
 def _offset_note(found: Examination) -> str:
+    if found.score.confidence < _HOPELESS:
+        return "nothing stands out"
     if not found.score.accepted:
         return f"best guess {_offset_words(found.score.audio_late_ms)}, not certain"
     if abs(found.score.audio_late_ms) < 10:
@@ -485,7 +495,8 @@ def _facts(found: Examination) -> Iterator[tuple[str, str]]:
         "offset in SyncNet's sign",
         f"{result.offset_frames:+d} frames of 40 ms (plus: sound early)",
     )
-    yield "sound is late by", f"{result.audio_late_ms:+.1f} ms"
+    unsure = "" if result.accepted else " (not certain)"
+    yield "sound is late by", f"{result.audio_late_ms:+.1f} ms{unsure}"
     if result.lse_c is not None and result.lse_d is not None:
         yield "LSE-C, LSE-D (zero-padded, as published)", f"{result.lse_c:.3f}, {result.lse_d:.3f}"
     if result.similarity is not None:
@@ -731,9 +742,7 @@ def picture(found: Examination, width: int = 960) -> np.ndarray:
         else "agreement if the sound is moved"
     )
     frame_of(118, 278, f"{title} (ms; right: the sound is late)", marked=False)
-    low, high = float(values[known].min()), float(values[known].max())
-    if not valley:
-        low, high = min(low, -0.2), max(high, 0.6)
+    low, high = _reach(found, values[known], valley)
     across = left + (late - late[0]) / (late[-1] - late[0]) * (right - left)
     down = 272 - (values - low) / max(high - low, 1e-9) * 148
     for ms in range(-600, 601, 200):

@@ -100,6 +100,9 @@ def test_a_foreign_voice_is_neither_accepted_nor_fixed(late, tmp_path, drawn_cli
     found = judge(late.watched, late.track, foreign, Fraction(0))
     assert not found.score.accepted
     assert found.score.summary.startswith("cannot tell")
+    page = report.page(found)
+    assert 'class="best unsure"' in page
+    assert "(not certain)" in page
     output = tmp_path / "never.mkv"
     with pytest.raises(LipSyncError, match="left as it is"):
         repair.fix_sound(found, output)
