@@ -723,7 +723,8 @@ def to_pictures(crops: np.ndarray) -> Any:
     """``(T, 3, R, R)`` float32 -1..1, a torch tensor, of ``(T, R, R, 3)`` uint8."""
     import torch
 
-    return torch.from_numpy(crops).permute(0, 3, 1, 2).float().div_(127.5).sub_(1).contiguous()
+    # Moved as bytes, which is a quarter of the work.
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
 
 
 def _checked(name: str, rows: np.ndarray, count: int) -> np.ndarray:
