@@ -104,10 +104,7 @@ def shift_curve(
     if padding == "zero":
         means = distances.mean(0, dtype=np.float64)
     else:
-        # One odd window must not decide: a shift needs at least a quarter of the windows.
-        enough = exists.sum(0) >= max(1, -(-count // 4))
-        means = np.where(exists, distances, 0.0).sum(0, dtype=np.float64)
-        means = np.where(enough, means / np.maximum(exists.sum(0), 1), np.nan)
+        means = unbiased_means(distances, exists)
     best = int(np.nanargmin(means))
     middle = float(np.nanmedian(means))
     gains = middle - distances[:, best].astype(np.float64)
@@ -140,6 +137,19 @@ def shift_curve(
         confidence=confidence,
         chance=float(gains.mean()) / max(error, 1e-9),
     )
+
+
+def unbiased_means(distances: np.ndarray, exists: np.ndarray) -> np.ndarray:
+    """``(2 s + 1,)`` means over the pairs that exist, both ``(N, 2 s + 1)``; NaN for shifts with too few."""
+    # One odd window must not decide: a shift needs at least a quarter of the windows.
+    enough = exists.sum(0) >= max(1, -(-len(distances) // 4))
+    total = np.where(exists, distances, 0.0).sum(0, dtype=np.float64)
+    return np.where(enough, total / np.maximum(exists.sum(0), 1), np.nan)
+
+
+def existing(counts: Sequence[int], every: int = 1, max_shift: int = MAX_SHIFT) -> np.ndarray:
+    """``(N, 2 * max_shift + 1)`` bool: which pairs of the stretches exist; arguments as ``shift_curve``."""
+    return np.concatenate([_pairs(count, max_shift, every) for count in counts])
 
 
 def _pairs(count: int, max_shift: int, every: int = 1) -> np.ndarray:

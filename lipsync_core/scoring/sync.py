@@ -17,7 +17,7 @@ from ..errors import FaceError, SettingsError
 from ..types import Progress, Stages, SyncScore, SyncSegment
 from . import embedded, engines
 from .crops import Protocol
-from .distance import MAX_SHIFT, ShiftCurve, shift_curve
+from .distance import MAX_SHIFT, ShiftCurve, existing, shift_curve, unbiased_means
 from .motion import MouthMotion, Watched, watch, watch_again
 
 if TYPE_CHECKING:
@@ -387,7 +387,14 @@ def _with_network(
         audio_late_ms=-unbiased.offset_frames * FRAME_MS,
         confidence=round(certain, 4),
         accepted=certain >= embedded.ACCEPT,
-        segments=_network_segments(found.score.segments, windows, distances.table, unbiased, row),
+        segments=_network_segments(
+            found.score.segments,
+            windows,
+            distances.table,
+            existing(distances.counts, row.every),
+            unbiased,
+            row,
+        ),
     )
     if row.is_cosine:
         result = replace(result, similarity=1.0 - curve.lse_d, similarity_gain=curve.lse_c)
@@ -450,6 +457,7 @@ def _network_segments(
     segments: Sequence[SyncSegment],
     windows: np.ndarray,
     table: np.ndarray,
+    exists: np.ndarray,
     curve: ShiftCurve,
     row: Scorer,
 ) -> tuple[SyncSegment, ...]:
@@ -461,11 +469,15 @@ def _network_segments(
         if not inside.any():
             result.append(segment)
             continue
-        means = table[inside].mean(0)
-        confidence = float(np.median(means) - means[best])
+        means = unbiased_means(table[inside], exists[inside])
+        if not np.isfinite(means[best]):
+            result.append(segment)
+            continue
+        middle = float(np.nanmedian(means))
+        confidence = middle - float(means[best])
         state = segment.state
-        own = MAX_SHIFT - int(means.argmin())
-        certain = float(np.median(means) - means.min()) >= row.likely + SURE * row.step
+        own = MAX_SHIFT - int(np.nanargmin(means))
+        certain = middle - float(np.nanmin(means)) >= row.likely + SURE * row.step
         if state in ("good", "weak", "off"):
             enough = WEAK_SHARE * max(curve.lse_c, row.likely)
             state = "good" if confidence >= enough else "weak"
