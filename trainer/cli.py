@@ -127,14 +127,16 @@ def _shown() -> Iterator[Watch | None]:
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Column
 
     columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        # on a narrow terminal it takes two lines
+        TextColumn("{task.fields[pace]}", table_column=Column(ratio=1, overflow="fold")),
     ]
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), expand=True) as bars:
         stages: dict[str, Any] = {}
 
         def show(pace: Pace) -> None:

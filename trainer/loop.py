@@ -122,9 +122,7 @@ class _Run:
         """Under FSDP, where the first rank gathers the whole network to look at it."""
         self.ema: Ema | None = None
         self.wish = curriculum.Decision(ends=False, reason="")
-        self.waited = 0.0
-        self.began = time.perf_counter()
-        self.steps_here = 0
+        self.began, self.waited, self.steps_here = time.perf_counter(), 0.0, 0
 
     # --- the story
 
@@ -144,6 +142,7 @@ class _Run:
     def _run_stage(self) -> None:
         run, position = self.recipe.run, self.position
         batches = self._batches()
+        self.began, self.waited, self.steps_here = time.perf_counter(), 0.0, 0
         with self.signals.heeded():
             while not position.ended:
                 figures, stop, wish = self._step(batches)
@@ -389,10 +388,16 @@ class _Run:
         for tracker in self.trackers:
             named = {f"validation/{name}": value for name, value in figures.items()}
             tracker.write(position.step, position.stage, named)
-        self._note("validation", figures=figures, seconds=round(time.perf_counter() - began, 3))
+        self.wish = self._look_back()
+        self._note(
+            "validation",
+            figures=figures,
+            seconds=round(time.perf_counter() - began, 3),
+            decision=self.wish.reason,
+            evidence=self.wish.evidence,
+        )
         told = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self._tell(f"step {position.step}: {told}")
-        self.wish = self._look_back()
         log.info("stage %s: %s", position.stage, self.wish.reason)
 
     def _look_back(self) -> curriculum.Decision:
@@ -461,7 +466,9 @@ class _Run:
     def _save(self) -> None:
         """A state, and beside it the weights as the core reads them."""
         position, accelerator = self.position, self.accelerator
-        part = self.folder / state.STATES / f".step-{position.step:09d}.part"
+        name = f"step-{position.step:09d}"
+        self._export(f"{name}.safetensors")
+        part = self.folder / state.STATES / f".{name}.part"
         if self.first:
             state.unfinished(self.folder, position.step)
         accelerator.wait_for_everyone()
@@ -472,9 +479,8 @@ class _Run:
             position.save(part)
         accelerator.wait_for_everyone()
         if self.first:
+            # last of all, so that beside every state there are its weights
             state.publish(part, self.recipe.run.keep)
-        self._export(f"step-{position.step:09d}.safetensors")
-        if self.first:
             for old in sorted((self.folder / WEIGHTS).glob("step-*"))[: -self.recipe.run.keep]:
                 old.unlink()
         log.info("state of step %d saved", position.step)

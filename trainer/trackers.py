@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,11 +94,14 @@ class WeightsAndBiases(Tracker):
                 "run.trackers names wandb, which is not installed; run: pip install wandb, or take "
                 "it out of the list"
             ) from error
-        name = folder.resolve().name
+        # kept with the run, so that a resume goes on in the same place and no other run does
+        kept = folder / "wandb.id"
+        if not kept.is_file():
+            kept.write_text(uuid.uuid4().hex, encoding="utf-8")
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "lipsync"),
-            name=name,
-            id=name,
+            name=folder.resolve().name,
+            id=kept.read_text(encoding="utf-8"),
             resume="allow",
             dir=str(folder),
         )

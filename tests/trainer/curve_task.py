@@ -99,15 +99,16 @@ class Curve(Task):
 
 
 def main() -> None:
-    """``curve_task.py RECIPE [--slow SECONDS] [key=value…]``"""
+    """``curve_task.py RECIPE [--slow SECONDS] [--bad SAMPLE] [key=value…]``"""
     from lipsync_core.errors import LipSyncError
     from trainer.loop import train
 
     path, *rest = sys.argv[1:]
-    if "--slow" in rest:
-        at = rest.index("--slow")
-        Curve.slow = float(rest[at + 1])
-        del rest[at : at + 2]
+    for name, kind in (("slow", float), ("bad", int)):
+        if f"--{name}" in rest:
+            at = rest.index(f"--{name}")
+            setattr(Curve, name, kind(rest[at + 1]))
+            del rest[at : at + 2]
     try:
         train(config.load(path, rest), kind=Curve)
     except LipSyncError as error:

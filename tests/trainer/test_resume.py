@@ -43,6 +43,8 @@ run: {log_every: 1, save_every: 5, validate_every: 7, ema: 0.9, keep: 2}
 def start(
     recipe: Path, output: Path, ranks: int, *more: str, program: Path = PROGRAM
 ) -> subprocess.Popen:
+    # one sample is no number: with two ranks only one of them sees it
+    more = ("--bad", "85", *more)
     program = [str(program), str(recipe), f"run.output={output}", *more]
     command = [sys.executable, *program]
     if ranks > 1:
@@ -126,6 +128,8 @@ def test_killed_at_a_random_moment_the_curve_is_the_same_to_the_last_bit(
     finish(start(recipe, broken, ranks, program=program))
     assert len(curve(whole)) == 44 + 8, moments
     assert curve(broken) == curve(whole), moments
+    with (whole / "log.csv").open(newline="") as file:
+        assert [row["skipped"] for row in csv.DictReader(file)][-2] == "1"
     ours, theirs = (path / "weights" / "two.safetensors" for path in (broken, whole))
     assert ours.read_bytes() == theirs.read_bytes()
     assert len(list((broken / "states").iterdir())) == 2
