@@ -169,7 +169,8 @@ def dub(
         str | None,
         typer.Option(
             metavar="auto|FILE",
-            help="Draw only who speaks at each moment; FILE: turns that `lipsync speakers` wrote.",
+            help="Draw only who speaks at each moment; FILE: turns that `lipsync speakers` wrote, which "
+            "may give several voices to several people in one output.",
         ),
     ] = default("speaker"),
     length: Annotated[

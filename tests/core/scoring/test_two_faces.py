@@ -80,3 +80,15 @@ def test_who_speaks(pair, run, tmp_path):
     assert spoken[speaker] > 1
     assert spoken[speaker] > 3 * spoken[1 - speaker]
     assert json.loads((tmp_path / "who.json").read_text())["turns"] == found["turns"]
+
+
+def test_each_of_two_voices_finds_its_face(pair, run, tmp_path):
+    """Both speak at once, each with a voice of its own: every pair is scored, and two belong together."""
+    voices = ["--voice", GRID / "swiz3n.mpg", "--voice", GRID / "pwij3p.mpg"]
+    found = json.loads(run("speakers", pair, *voices, "-o", tmp_path / "who.json", "--json"))
+    left = int(np.argmin([person["place"][0] for person in found["people"]]))
+    spoken = {turn["person"]: turn["voice"] for turn in found["turns"]}
+    assert spoken == {left: 0, 1 - left: 1}
+    sure = {(pair["person"], pair["voice"]): pair["confidence"] for pair in found["pairs"]}
+    assert min(sure[left, 0], sure[1 - left, 1]) > 0.5
+    assert max(sure[left, 1], sure[1 - left, 0]) < 0.5
