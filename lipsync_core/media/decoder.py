@@ -276,10 +276,16 @@ class Decoded:
 class Session:
     """One open file: decodes forwards, and seeks to key pictures."""
 
-    def __init__(self, path: Path, clip: Clip | None = None, stored: str = "") -> None:
+    def __init__(
+        self, path: Path, clip: Clip | None = None, stored: str = "", *, whole: bool = False
+    ) -> None:
+        """``whole``: of what is damaged, nothing is given until the next key picture."""
         import av
 
         self.path = path
+        self.whole = whole
+        self.damaged = 0
+        """Packets and pictures so far that the decoder found damaged."""
         self.regular = True
         """Every picture so far had a time stamp of its own that rose."""
         self.stored = stored
@@ -345,6 +351,7 @@ class Session:
 
         self._fresh = False
         failures = 0
+        waiting = False
         packets = self.container.demux(self.stream)
         while True:
             try:
@@ -361,6 +368,9 @@ class Session:
                 packets = self.container.demux(self.stream)
                 continue
             flush = packet.size == 0 and packet.dts is None
+            if waiting and not flush and not packet.is_keyframe:
+                continue
+            waiting = False
             try:
                 videos = self._context.decode(None if flush else packet)
             except EOFError:
@@ -369,14 +379,27 @@ class Session:
                 self.warn_once(
                     "%s has damaged pictures (%s), which are left out", self.path, _reason(error)
                 )
+                self.damaged += 1
+                waiting = self._begin_anew()
                 continue
             for video in videos:
+                if video.is_corrupt:
+                    # a decoder fills what it cannot read from elsewhere, and later ones build on it
+                    self.damaged += 1
+                    if waiting := self._begin_anew():
+                        break
                 if self._own:
                     video.time_base = self.time_base
                 ticks = getattr(video, "duration", None) or None
                 yield Decoded(video, self._tick(video), ticks)
             if flush:
                 return
+
+    def _begin_anew(self) -> bool:
+        """After damage: whether pictures are left out up to the next key picture."""
+        if self.whole:
+            self._context.flush_buffers()
+        return self.whole
 
     def _tick(self, video: av.VideoFrame) -> int:
         """The picture's time stamp, made up where it is missing and made to rise where it is not."""

@@ -96,6 +96,7 @@ class _Look:
         self._people: dict[int, _Seen] = {}
         self._mouths: dict[int, MouthWatch] = {}
         self._times: list[float] = []
+        self._damaged: list[bool] = []
         self._small: np.ndarray | None = None
 
     @property
@@ -105,6 +106,7 @@ class _Look:
     def see(self, picture: Moment) -> None:
         number = picture.index
         self._times.append(float(picture.shown))
+        self._damaged.append(picture.damaged)
         if number == 0:
             self._small = picture.reduced(2 * THUMB)
         sightings = sorted(self._tracker.see(picture), key=_width, reverse=True)[:PEOPLE]
@@ -128,7 +130,8 @@ class _Look:
         if not people.tracks:
             return [], metrics, "no face"
         clips: list[Clip] = []
-        free = np.ones(self.frames, bool)
+        # no clip holds what stands in for pictures that could not be read
+        free = ~np.array(self._damaged, bool)
         seen = np.zeros(self.frames, bool)
         # Where the main person is not, somebody else may be; never two in one clip.
         for number in _by_weight(people):
@@ -146,7 +149,10 @@ class _Look:
         if clips:
             return clips, metrics, ""
         seconds, whole = seen.sum() / FPS, self.frames / FPS
-        return [], metrics, f"a face is seen {seconds:.1f} of {whole:.1f} s, never long enough"
+        reason = f"a face is seen {seconds:.1f} of {whole:.1f} s, never long enough"
+        if damaged := sum(self._damaged):
+            reason += f"; {damaged / FPS:.1f} s are damaged"
+        return [], metrics, reason
 
     def thumb(self) -> bytes | None:
         return None if self._small is None else jpeg(self._small)

@@ -31,7 +31,7 @@ class Resample(Step):
         from ..media.audio import VoiceFile
         from ..media.reader import Reader
 
-        reader = Reader(sample.path)
+        reader = Reader(sample.path, whole=True)
         voice = VoiceFile(sample.path)
         frames = reader.frames()
         tally: dict[str, Any] = {}
@@ -42,8 +42,11 @@ class Resample(Step):
 
             def rest() -> Iterator[Frame]:
                 yield first
+                known = 0
                 try:
-                    yield from frames
+                    for frame in frames:
+                        tally["torn"], known = reader.damaged > known, reader.damaged
+                        yield frame
                 except (MediaError, av.FFmpegError) as error:
                     # What came before is good, and is not given up.
                     log.warning("%s ends early (%s)", sample.path.name, error)
@@ -66,6 +69,8 @@ class Resample(Step):
             "repeated": tally.get("repeated", 0),
             "left_out": tally.get("left_out", 0),
             "worst_ms": round(1000 * float(tally.get("worst", 0)), 2),
+            "damaged": reader.damaged,
+            "damaged_seconds": tally.get("stand_ins", 0) / FPS,
             **({"ended_early": tally["ended"]} if "ended" in tally else {}),
         }
         book.add(self.name, sample.key, metrics=metrics, frames=count)
@@ -75,28 +80,37 @@ def shown(frames: Iterable[Frame], tally: dict[str, Any]) -> Iterator[Moment]:
     """One moment for every 1/25 s, with the frame whose time is nearest to it.
 
     ``tally`` takes counts: ``decoded``, ``frames``, ``repeated``, ``left_out`` and ``worst``, the
-    seconds between a moment and the picture that it shows.
+    seconds between a moment and the picture that it shows. Where whoever gives the frames sets
+    ``torn``, pictures are missing before the one that is given, and moments that show none of their
+    own are damaged; ``stand_ins`` counts them.
     """
     tally |= {"decoded": 0, "frames": 0, "repeated": 0, "left_out": 0, "worst": Fraction(0)}
+    tally |= {"torn": False, "stand_ins": 0}
     number = 0
     held: Frame | None = None
 
-    def until(frame: Frame, limit: Fraction) -> Iterator[Moment]:
+    def until(frame: Frame, limit: Fraction, torn: bool) -> Iterator[Moment]:
         nonlocal number
         uses = 0
         while Fraction(number, FPS) < limit:
-            tally["worst"] = max(tally["worst"], abs(Fraction(number, FPS) - frame.time))
-            yield Moment(frame, number, frame.time)
+            away = abs(Fraction(number, FPS) - frame.time)
+            tally["worst"] = max(tally["worst"], away)
+            damaged = torn and away >= Fraction(1, FPS)
+            tally["stand_ins"] += damaged
+            yield Moment(frame, number, frame.time, damaged=damaged)
             number += 1
             uses += 1
             tally["frames"] = number
         tally["repeated"] += max(uses - 1, 0)
         tally["left_out"] += not uses
 
+    # the reader looks one picture ahead, so that the gap may be on either side
+    torn = [False] * 3
     for frame in frames:
         tally["decoded"] += 1
+        torn = [*torn[1:], tally["torn"]]
         if held is not None:
-            yield from until(held, (held.time + frame.time) / 2)
+            yield from until(held, (held.time + frame.time) / 2, any(torn))
         held = frame
     if held is not None:
-        yield from until(held, held.time + held.duration - Fraction(1, 2 * FPS))
+        yield from until(held, held.time + held.duration - Fraction(1, 2 * FPS), any(torn[1:]))

@@ -134,13 +134,17 @@ Sample = Source | Stream | Clip
 class Moment:
     """The picture on show at one moment of the 25 a second; a ``Picture`` with another number."""
 
-    __slots__ = ("index", "picture", "shown")
+    __slots__ = ("damaged", "index", "picture", "shown")
 
-    def __init__(self, picture: Picture, index: int, shown: Fraction) -> None:
+    def __init__(
+        self, picture: Picture, index: int, shown: Fraction, *, damaged: bool = False
+    ) -> None:
         self.picture = picture
         self.index = index
         self.shown = shown
         """Time of the picture in the source, seconds from its first."""
+        self.damaged = damaged
+        """Stands in for pictures that could not be read."""
 
     @property
     def time(self) -> Fraction:
@@ -151,7 +155,7 @@ class Moment:
         return self.picture.size
 
     def numbered(self, index: int) -> Moment:
-        return Moment(self.picture, index, self.shown)
+        return Moment(self.picture, index, self.shown, damaged=self.damaged)
 
     def rgb(self) -> np.ndarray:
         return self.picture.rgb()

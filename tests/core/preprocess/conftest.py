@@ -58,7 +58,9 @@ class Maker:
     """Writes clips. ``scenes``: number of the scene of every frame."""
 
     @staticmethod
-    def clip(path, scenes, *, fps=Fraction(25), late=0.0, seed=1, sound=True, quality=None):
+    def clip(
+        path, scenes, *, fps=Fraction(25), late=0.0, seed=1, sound=True, quality=None, gop=250
+    ):
         count = len(scenes)
         drops, samples = _talk(count, Fraction(fps), seed)
         samples = np.roll(samples, round(late * RATE))
@@ -66,6 +68,7 @@ class Maker:
             video = out.add_stream("libx264", rate=Fraction(fps))
             video.width = video.height = 240
             video.pix_fmt = "yuv420p"
+            video.gop_size = gop
             video.options = {"crf": str(quality or 14), "preset": "ultrafast"}
             voice = None
             if sound:

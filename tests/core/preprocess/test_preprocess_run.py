@@ -3,6 +3,7 @@ import json
 import shutil
 import tarfile
 
+import av
 import numpy as np
 import pytest
 
@@ -218,6 +219,29 @@ def test_a_clip_ends_where_the_face_does(maker, settings, tmp_path, rows):
         # Never a frame of the landscape; a few of the face may be lost at its ends.
         assert first <= one["first"] <= first + 5
         assert end - 5 <= one["first"] + one["frames"] <= end
+
+
+def test_a_damaged_stretch_is_in_no_clip(maker, settings, tmp_path, rows):
+    """From the packet that was hit up to the next key picture, 20 frames; the sound goes on."""
+    raw, output = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    path = maker.clip(raw / "a.mp4", [0] * 150, gop=30)
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        hit = packets[70].pos, packets[70].size
+    data = bytearray(path.read_bytes())
+    data[hit[0] + 8 : sum(hit)] = np.random.default_rng(2).bytes(hit[1] - 8)
+    path.write_bytes(data)
+    done = run(raw, output, settings("segment.seconds=10"), workers=1)
+    assert done.clips == 2
+    written = [one for one in rows(output) if one["step"] == "write"]
+    (decoded,) = [one for one in rows(output) if one["step"] == "resample"]
+    assert decoded["metrics"]["damaged"] >= 1
+    assert 0.6 <= decoded["metrics"]["damaged_seconds"] <= 1.2
+    before, after = sorted(written, key=lambda one: one["first"])
+    assert 60 <= before["frames"] <= 71
+    assert 89 <= after["first"] <= 92
+    assert after["first"] + after["frames"] == 150
 
 
 def test_hundreds_of_odd_files_are_each_accounted_for(settings, tmp_path):
