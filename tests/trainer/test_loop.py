@@ -263,6 +263,14 @@ def test_one_stage_goes_over_to_the_next_in_one_run(run):
     assert ends[0]["evidence"] == {"stage_step": 12, "steps": 12}
 
 
+def test_the_running_mean_goes_on_to_the_next_stage(run):
+    folder = run(ONE, TWO, ema=0.9)
+    one, two = weights(folder, "s0"), weights(folder, "s1")
+    last = load_file(folder / "states" / "step-000000012" / "model.safetensors")
+    assert torch.equal(two["first.weight"], one["first.weight"])
+    assert not torch.equal(two["first.weight"], last["first.weight"])
+
+
 def test_a_resume_in_the_second_stage_rebuilds_that_one(run):
     whole = run(ONE, TWO, name="whole", dropout=0.3, ema=0.9, save_every=5)
     stopped = 0
@@ -322,6 +330,9 @@ def test_a_stage_that_has_converged_gives_way_and_says_why(run):
     assert (end["stage"], end["step"]) == ("s0", 13)
     assert end["evidence"]["window"] == [1.2, 1.2, 1.2]
     assert end["evidence"]["fall"] == 0
+    reasons = [one["decision"] for one in diary(folder, "validation") if one["stage"] == "s0"]
+    assert reasons[:2] == ["1 of 3 validations", "2 of 3 validations"]
+    assert "reconstruction falls by" in reasons[2]
     assert any("stage s0 ends at step 13: reconstruction falls by 0.000%" in line for line in told)
     assert table(folder)[-1]["stage"] == "s1"
 
