@@ -28,7 +28,7 @@ LIPS_SIDE = 12
 
 
 class Filmed(Protocol):
-    """What a sampling wants to know of a clip; ``data.Clip`` is one."""
+    """What a sampling wants to know of a clip; ``clips.Clip`` is one."""
 
     @property
     def frame_count(self) -> int: ...

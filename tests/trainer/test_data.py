@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from lipsync_core.errors import LipSyncError, SettingsError  # noqa: E402
-from lipsync_core.preprocess import dataset, features  # noqa: E402
+from lipsync_core.preprocess import dataset  # noqa: E402
 from trainer.config import DataConfig, PairsConfig  # noqa: E402
 from trainer.data import (  # noqa: E402
     TRIES,
@@ -32,7 +32,6 @@ from trainer.data import (  # noqa: E402
     columns,
     mel_start,
     split,
-    tokens,
 )
 from trainer.store import Part, Store  # noqa: E402
 
@@ -232,7 +231,7 @@ def test_given_folders_validate_and_are_not_trained_on(clip_folder, caplog):
 
 
 def test_presenters_are_sources():
-    from trainer.data import _source
+    from trainer.clips import _source
 
     assert _source({"key": "a", "source_key": "b", "presenter": 3}) == "presenter 3"
     assert _source({"key": "a", "source_key": "b", "source": "c.mp4"}) == "b"
@@ -452,54 +451,11 @@ def test_the_error_of_a_loading_process_is_one_line(clip_folder):
 def test_when_all_are_bad_it_ends(clip_folder):
     clips = Clips([clip_folder([60, 60])])
     damage(clips, 0, "no features")
-    damage(clips, 1, "text")
+    damage(clips, 1, "no picture")
     windows = Windows(clips, resolution=16, max_bad=10**6)
     with pytest.raises(DataError, match=f"{TRIES} clips in a row"):
         windows[0]
     assert windows.bad == TRIES
-
-
-# --- features of another encoder
-
-
-def encoder(seed, width=64):
-    transformers = pytest.importorskip("transformers")
-    from lipsync_core.audio.whisper import build_encoder
-
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    config = transformers.WhisperConfig(
-        d_model=width, encoder_layers=1, encoder_attention_heads=width // 64, encoder_ffn_dim=64
-    )
-    net = transformers.models.whisper.modeling_whisper.WhisperEncoder(config)
-    return build_encoder(net.state_dict())
-
-
-def test_clips_are_heard_where_what_is_stored_is_of_other_ears(clip_folder, tmp_path, caplog):
-    ears = encoder(0)
-    clips = Clips([clip_folder([40, 34])])
-    cache = tmp_path / "cache"
-    assert clips.hear(ears, folder=cache) == 2
-    for clip in clips:
-        states = features.states(clip.sound(), ears, "cpu")
-        assert states.shape == (2 * clip.frame_count, 2, 64)
-        np.testing.assert_array_equal(clip.stored("whisper"), states)
-        cut = tokens(clip, np.array([3, 4]))
-        np.testing.assert_array_equal(cut.reshape(2, 10, 2, 64)[1], states[4:14])
-    again = pickle.loads(pickle.dumps(clips))
-    np.testing.assert_array_equal(again[0].stored("whisper"), clips[0].stored("whisper"))
-    assert Clips([str(tmp_path / "data")]).hear(ears, folder=cache) == 0, "kept from before"
-    # Stored with the clips they are taken as they are, after a trial.
-    for clip in clips:
-        path = clip.entry.features.path
-        save_file({**load_file(path), "whisper": clip.stored("whisper")}, path)
-    own = Clips([str(tmp_path / "data")])
-    assert own.hear(ears, folder=tmp_path / "empty") == 0
-    assert not own._heard
-    # Ears of the same size with other weights do not take them for theirs.
-    assert own.hear(encoder(1), folder=cache) == 2
-    assert "of another encoder" in caplog.text
-    assert not np.array_equal(own[0].stored("whisper"), clips[0].stored("whisper"))
 
 
 # --- pairs

@@ -24,7 +24,8 @@ from lipsync_core.engines.latentsync import RELEASES, LatentSync  # noqa: E402
 from lipsync_core.preprocess import features  # noqa: E402
 from lipsync_core.preprocess.step import Clip as Prepared  # noqa: E402
 from lipsync_core.scoring import judges  # noqa: E402
-from trainer.data import Clips, Entry, columns, mel_start, mel_window, tokens  # noqa: E402
+from trainer.clips import Clips, Entry  # noqa: E402
+from trainer.data import columns, mel_start, mel_window, tokens  # noqa: E402
 from trainer.store import Part  # noqa: E402
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "musetalk"
