@@ -122,10 +122,12 @@ class Store:
                 shape[0] = max(stop - start, 0)
                 first, last = first + start * each, first + (start + shape[0]) * each
             file.seek(first, os.SEEK_CUR)
-            data = file.read(last - first)
-        if len(data) < last - first:
+            # Into memory of its own, because torch warns of arrays that cannot be written to.
+            values = np.empty(shape, dtype)
+            count = file.readinto(memoryview(values.reshape(-1).view(np.uint8)))  # type: ignore[attr-defined]
+        if count < last - first:
             raise ValueError(f"{name} is cut off")
-        return np.frombuffer(data, dtype).reshape(shape)
+        return values
 
     def _here(self, part: Part) -> Part:
         """The same bytes in a file on disk."""

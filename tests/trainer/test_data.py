@@ -164,6 +164,7 @@ def test_parts_of_tensors_are_read_and_no_more(clip_folder):
         np.testing.assert_array_equal(clip.stored(name), values)
         assert clip.stored(name).dtype == values.dtype
         assert clip.shape(name) == values.shape
+        assert clip.stored(name).flags.writeable
     np.testing.assert_array_equal(clip.rows("whisper", slice(7, 19)), whole["whisper"][7:19])
     assert clip.rows("points", slice(55, 80)).shape == (5, 5, 2)
     assert clip.stored("nothing") is None
