@@ -16,6 +16,8 @@ from .errors import FaceError, MediaError
 from .types import Settings, Stages, SyncScore
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .dub import Drawn, Dubbed
     from .media.frame import Frame
     from .scoring.segments import Stretch, Take
@@ -78,18 +80,18 @@ def checked(
     from .dub import draw
     from .media.writer import check_output
     from .scoring import segments
-    from .scoring.sync import pick
+    from .scoring.sync import open_network
 
     settings = settings or Settings()
     output = Path(output)
-    pick(scoring)
+    network = open_network(scoring, settings.device)
     inputs = [Path(voices)] if isinstance(voices, (str, Path)) else [Path(v) for v in voices]
     check_output(output, inputs=(Path(clip), *inputs), overwrite=settings.overwrite)
     takes: list[Take] = []
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".lipsync-") as folder:
         best = Path(folder) / f"take{output.suffix}"
         ((dubbed, drawn),) = draw(clip, voices, best, settings=settings, stages=stages)
-        look = _Look(drawn, inputs, settings.device, scoring, stages)
+        look = _Look(drawn, inputs, network, scoring, stages)
         people = look.at(best)
         for attempt in range(1, attempts + 1):
             stretches = [
@@ -132,13 +134,14 @@ class _Look:
         self,
         drawn: Drawn,
         voices: Sequence[Path],
-        device: str,
+        network: nn.Module | None,
         scoring: str,
         stages: Stages | None,
     ) -> None:
         from .media.audio import VoiceFile
 
-        self._drawn, self._device, self._scoring, self._stages = drawn, device, scoring, stages
+        self._drawn, self._scoring, self._stages = drawn, scoring, stages
+        self._network = network
         self._shares: dict[int, np.ndarray] = {}
         self._voices: dict[int, VoiceFile] = {}
         several = len({voice for _, voice in drawn.shares}) > 1
@@ -162,7 +165,7 @@ class _Look:
             {person: self._shares[person] for person in order},
             voices=self._voices,
             engine=self._scoring,
-            device=self._device,
+            network=self._network,
             stages=self._stages,
         )
         if not found:

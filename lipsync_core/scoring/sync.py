@@ -195,19 +195,22 @@ def examine_people(
     voices: Mapping[int, Voice] | None = None,
     engine: str = engines.AUTO,
     device: str = "auto",
+    network: nn.Module | None = None,
     stages: Stages | None = None,
 ) -> dict[int, Examination]:
     """Scores several people of a clip whose faces are known, each where they speak.
 
     ``shares``: by number of the track, ``(T,)`` 0..1 how much of each frame is theirs; frames at 0 do
     not count. ``voices``: what each of them is heard with, beginning with the first picture; the
-    clip's own sound where there is none. Whose mouth is nowhere seen well enough is left out.
+    clip's own sound where there is none. ``network``: as ``examine`` has it. Whose mouth is nowhere seen
+    well enough is left out.
     """
     from ..media.audio import VoiceFile
 
     row = engines.row(pick(engine))
     stages = stages or _unwatched
-    network = row.load(_device(device)) if row.weights else None
+    if network is None:
+        network = open_network(row.name, device)
     watched = watch_again(video, people, progress=stages("look"))
     own = VoiceFile(video) if any(number not in (voices or {}) for number in shares) else None
     heard: dict[int, embedded.Heard] = {}
@@ -238,6 +241,12 @@ def examine_people(
             )
         found[number] = one
     return found
+
+
+def open_network(engine: str, device: str = "auto") -> nn.Module | None:
+    """The network behind ``engine`` on ``device``; None where it has none."""
+    row = engines.row(pick(engine))
+    return row.load(_device(device)) if row.weights else None
 
 
 def judge(
