@@ -689,15 +689,22 @@ def _accelerator(recipe: Recipe) -> Any:
     import torch
 
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    made = Accelerator(
-        # several processes without a GPU: accelerate would leave each of them alone
-        cpu=launched > 1 and not torch.cuda.is_available() and not torch.xpu.is_available(),
-        mixed_precision=recipe.run.precision,
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.run.timeout_minutes)),
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-        ],
-    )
+    gpu = torch.cuda.is_available() or torch.xpu.is_available()
+    if recipe.run.precision == "fp16" and not gpu:
+        raise SettingsError("run.precision=fp16 needs a GPU, and none is here; give no or bf16")
+    try:
+        made = Accelerator(
+            # several processes without a GPU: accelerate would leave each of them alone
+            cpu=launched > 1 and not gpu,
+            mixed_precision=recipe.run.precision,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.run.timeout_minutes)),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            ],
+        )
+    except ValueError as error:
+        # what this device cannot do
+        raise SettingsError(f"run.precision={recipe.run.precision}: {error}") from error
     if made.num_processes != launched:
         raise TrainingError(
             f"{launched} processes were started, which found {made.num_processes} of them; start "

@@ -389,6 +389,78 @@ def test_precision(run, precision):
     assert all(value.dtype == torch.float32 for value in weights(folder).values())
 
 
+def test_half_precision_without_a_gpu_is_one_line(run):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SettingsError, match=r"run\.precision=fp16 needs a GPU"):
+        run(ONE, precision="fp16")
+
+
+@pytest.fixture
+def halved(monkeypatch):
+    """Half precision with its scaler on a processor, where accelerate itself refuses it."""
+
+    def give(scale):
+        plain = loop._accelerator
+
+        def with_scaler(recipe):
+            made = plain(recipe)
+            made.native_amp = True
+            made.state._shared_state["_mixed_precision"] = "fp16"
+            made.state._mixed_precision = "fp16"
+            made.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+            return made
+
+        monkeypatch.setattr(loop, "_accelerator", with_scaler)
+
+    return give
+
+
+def test_half_precision_learns_as_full_precision_does(run, halved):
+    full = run(ONE, name="full")
+    halved(1024.0)
+    half = run(ONE, name="half")
+    assert column(half, "loss") == pytest.approx(column(full, "loss"), rel=0.02)
+    # the norm is that of the gradient, not of the scaled one
+    assert column(half, "norm") == pytest.approx(column(full, "norm"), rel=0.05)
+    assert column(half, "loss") != column(full, "loss")
+
+
+def test_a_scale_that_is_too_large_comes_down_and_is_no_skipped_step(run, halved):
+    halved(2.0**24)
+    folder = run(replace(ONE, steps=40))
+    assert {row["skipped"] for row in table(folder)} == {"0"}
+    norms = [float(row["norm"]) if row["norm"] else math.nan for row in table(folder)]
+    assert not math.isfinite(norms[0])
+    assert all(math.isfinite(norm) for norm in norms[-20:])
+    losses = column(folder, "loss")
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_a_loss_that_is_no_number_counts_under_a_scale_too(run, halved):
+    halved(1024.0)
+    folder = run(ONE, kind=Broken)
+    assert table(folder)[-1]["skipped"] == "1"
+    assert all(value.isfinite().all() for value in weights(folder).values())
+
+
+def test_the_scale_is_in_the_state(run, halved):
+    halved(1024.0)
+    whole = run(ONE, TWO, name="whole", kind=Broken)
+
+    def stop(pace):
+        if pace.position.step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        run(ONE, TWO, name="parts", kind=Broken, watch=stop)
+    # another one to begin with, which the state replaces
+    halved(4096.0)
+    folder = run(ONE, TWO, name="parts", kind=Broken)
+    assert column(folder, "loss") == column(whole, "loss")
+    assert column(folder, "norm") == column(whole, "norm")
+
+
 def test_fresh_puts_the_old_run_aside(run, caplog):
     folder = run(ONE)
     (folder / "mine.txt").write_text("kept")
