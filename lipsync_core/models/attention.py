@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dense import is_frugal
+from .dense import Linear, is_frugal, linear
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values split into heads, each ``(N, heads, L, D / heads)``."""
@@ -20,10 +20,10 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=bias)
-        self.to_k = nn.Linear(source_width or width, width, bias=bias)
-        self.to_v = nn.Linear(source_width or width, width, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_q = Linear(width, width, bias=bias)
+        self.to_k = Linear(source_width or width, width, bias=bias)
+        self.to_v = Linear(source_width or width, width, bias=bias)
+        self.to_out = nn.ModuleList([Linear(width, width)])
 
     def split(self, tokens: Tensor) -> Tensor:
         """``(N, L, D)`` to ``(N, heads, L, D / heads)``, a view."""
@@ -46,13 +46,13 @@ class Gate(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(width, inner * 2)
+        self.proj = Linear(width, inner * 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         if is_frugal(tokens):
             # two tensors that lie whole in memory are sooner made and read than halves of one
             (hidden, gate), bias = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
-            return F.linear(tokens, hidden, bias[0]).mul_(F.gelu(F.linear(tokens, gate, bias[1])))
+            return linear(tokens, hidden, bias[0]).mul_(F.gelu(linear(tokens, gate, bias[1])))
         hidden, gate = self.proj(tokens).chunk(2, dim=-1)
         if torch.is_grad_enabled():
             return hidden * F.gelu(gate)
@@ -64,9 +64,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList(
-            [Gate(width, width * 4), nn.Identity(), nn.Linear(width * 4, width)]
-        )
+        self.net = nn.ModuleList([Gate(width, width * 4), nn.Identity(), Linear(width * 4, width)])
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.net[2](self.net[0](tokens))

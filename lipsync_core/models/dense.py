@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 TILE = 4
@@ -45,6 +46,35 @@ def portions(count: int, each: int, most: int | None = None) -> Iterator[slice]:
     parts = -(-count // size)
     for part in range(parts):
         yield slice(part * count // parts, (part + 1) * count // parts)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` by oneDNN, which PyTorch asks for float32 only where it compiles.
+
+    A tenth to a third faster than the library that it asks otherwise, which is tuned for one maker's
+    processors; and the bias is not copied into the output beforehand.
+    """
+    if is_frugal(x) and x.dtype == torch.float32 and _has_onednn():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+@cache
+def _has_onednn() -> bool:
+    """Tried once with small numbers: the operator is PyTorch's own and may change with it."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x, weight, bias = torch.ones(2, 3, 4), torch.ones(5, 4), torch.ones(5)
+    try:
+        made = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return False
+    return torch.equal(made, F.linear(x, weight, bias))
+
+
+class Linear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
 
 
 class Conv3x3(nn.Conv2d):

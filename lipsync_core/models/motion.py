@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, FeedForward
-from .dense import is_frugal, portions
+from .dense import Linear, is_frugal, portions
 
 NORM_GROUPS = 32
 """Fixed in the original, whatever the rest of the network uses."""
@@ -78,9 +78,9 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         # unlike the ResNets, statistics are those of each frame alone
         self.norm = nn.GroupNorm(NORM_GROUPS, width, eps=1e-6)
-        self.proj_in = nn.Linear(width, width)
+        self.proj_in = Linear(width, width)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(width, heads, window)])
-        self.proj_out = nn.Linear(width, width)
+        self.proj_out = Linear(width, width)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Attention, FeedForward, KeyValue
-from .dense import Conv3x3, is_frugal, portions
+from .dense import Conv3x3, is_frugal, linear, portions
 from .motion import MotionModule
 
 AudioKeys = tuple[KeyValue, ...]
@@ -202,10 +202,10 @@ class SpatialTransformer(nn.Module):
         return tokens.reshape(-1, height, breadth, width).permute(0, 3, 1, 2) + x
 
     def _attend(self, tokens: Tensor, audio: KeyValue | None, double: bool) -> Tensor:
-        tokens = F.linear(tokens, self.proj_in.weight[:, :, 0, 0], self.proj_in.bias)
+        tokens = linear(tokens, self.proj_in.weight[:, :, 0, 0], self.proj_in.bias)
         for block in self.transformer_blocks:
             tokens = block(tokens, audio, double)
-        return F.linear(tokens, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
+        return linear(tokens, self.proj_out.weight[:, :, 0, 0], self.proj_out.bias)
 
     def _in_portions(self, tokens: Tensor, audio: KeyValue | None, double: bool) -> Tensor:
         """Frames do not meet here, so that a few at a time may pass through all layers."""

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
 from lipsync_core.models import dense  # noqa: E402
-from lipsync_core.models.dense import Conv3x3, portions, winograd  # noqa: E402
+from lipsync_core.models.dense import Conv3x3, Linear, linear, portions, winograd  # noqa: E402
 from lipsync_core.models.unet3d import UNet3D, UNetConfig  # noqa: E402
 
 
@@ -59,6 +59,19 @@ def test_the_layer_takes_the_short_way_where_it_fits(monkeypatch):
         layer.float()(torch.zeros(1, 64, 8, 8)).sum().backward()
     assert taken == [1]
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(7, 24), (2, 5, 24), (1, 2, 3, 24)])
+@torch.no_grad()
+def test_projections_are_those_of_pytorch(shape):
+    make = torch.Generator().manual_seed(5)
+    layer = Linear(24, 40)
+    x = torch.randn(shape, generator=make)
+    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
+    half = layer.weight.chunk(2)[1]
+    torch.testing.assert_close(linear(x, half), F.linear(x, half))
+    wide = torch.randn(*shape[:-1], 48, generator=make)[..., :24]
+    torch.testing.assert_close(layer(wide), F.linear(wide, layer.weight, layer.bias))
 
 
 @pytest.mark.parametrize("guided", [False, True])
