@@ -63,6 +63,7 @@ def trained(
     stage = stage or next(iter(recipe.stages))
     output = place / f"{name}-{stage}-{ranks}"
     words = [name, f"stages.{stage}.steps={steps}", "run.validate_every=0", "run.save_every=0"]
+    words += [f"stages.{stage}.switch.when=steps"]
     words += [f"stages.{other}=null" for other in recipe.stages if other != stage]
     words += ["run.log_every=4", f"run.output={output}"]
     if TINY[name]["data"]:

@@ -198,6 +198,9 @@ class _Run:
         )
         if saved is not None:
             self._load(saved)
+            if position.ended == "steps" and position.stage_step < self.stage.steps:
+                # the recipe gives it more now
+                position.ended = ""
         if (position.ranks, position.batch) != (self.ranks, self.stage.batch):
             if saved is not None:
                 self._tell(
@@ -422,7 +425,7 @@ class _Run:
                 stage_step=position.stage_step,
                 steps=self.stage.steps,
             )
-        position.ended = decision.reason
+        position.ended = "steps" if position.stage_step >= self.stage.steps else "switch"
         self._export(f"{position.stage}.safetensors")
         self._note("stage ends", reason=decision.reason, evidence=decision.evidence)
         self._tell(f"stage {position.stage} ends at step {position.step}: {decision.reason}")

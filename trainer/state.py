@@ -54,7 +54,7 @@ class Position:
     count: int = 0
     """Steps in ``sums``."""
     ended: str = ""
-    """Why the present stage is over, if it is."""
+    """``steps`` or ``switch``: what the present stage was over by, if it is over."""
 
     @property
     def drawn(self) -> int:

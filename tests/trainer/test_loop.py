@@ -272,7 +272,9 @@ def test_the_running_mean_goes_on_to_the_next_stage(run):
 
 
 def test_a_resume_in_the_second_stage_rebuilds_that_one(run):
-    whole = run(ONE, TWO, name="whole", dropout=0.3, ema=0.9, save_every=5)
+    # a line of the log is of steps before and after the state
+    options = {"dropout": 0.3, "ema": 0.9, "save_every": 5, "log_every": 4}
+    whole = run(ONE, TWO, name="whole", **options)
     stopped = 0
 
     def stop(pace):
@@ -282,8 +284,8 @@ def test_a_resume_in_the_second_stage_rebuilds_that_one(run):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped, match=r"step 18, .* python -m trainer .*parts"):
-        run(ONE, TWO, name="parts", dropout=0.3, ema=0.9, save_every=5, watch=stop)
-    folder = run(ONE, TWO, name="parts", dropout=0.3, ema=0.9, save_every=5)
+        run(ONE, TWO, name="parts", watch=stop, **options)
+    folder = run(ONE, TWO, name="parts", **options)
     assert column(folder, "loss") == column(whole, "loss")
     for name, value in weights(whole, "s1").items():
         assert torch.equal(weights(folder, "s1")[name], value)
@@ -302,6 +304,13 @@ def test_a_run_that_is_done_is_left_alone(run):
     before = (folder / "log.csv").read_text()
     run(ONE)
     assert (folder / "log.csv").read_text() == before
+
+
+def test_a_run_that_is_done_goes_on_where_the_recipe_gives_it_more_steps(run):
+    whole = run(replace(ONE, steps=20), name="whole", dropout=0.3)
+    run(ONE, name="more", dropout=0.3)
+    folder = run(replace(ONE, steps=20), name="more", dropout=0.3)
+    assert column(folder, "loss") == column(whole, "loss")
 
 
 class Falling(Curve):
@@ -541,5 +550,5 @@ def test_states_can_be_found_without_the_loop(run):
     newest = state.newest(folder)
     assert newest is not None
     position = Position.load(newest)
-    assert (position.step, position.stage, position.ended) == (12, "s0", "step 12 of 12")
+    assert (position.step, position.stage, position.ended) == (12, "s0", "steps")
     assert position.drawn == 48
