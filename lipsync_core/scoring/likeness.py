@@ -41,7 +41,7 @@ _WINDOW = 16
 """Frames under one feature of FVD; windows share none."""
 _WINDOW_SIDE = 224
 CAVEATS = {
-    "lpips": "LPIPS: AlexNet, mouth box of the aligned crop; only where the true mouth is known",
+    "lpips": "LPIPS: AlexNet; of the mouth in its box of the aligned crop, only where the true mouth is known",
     "identity": (
         f"identity: cosine of ArcFace embeddings (InsightFace {MODEL}, {_FACE}; its weights are for "
         "non-commercial research only); 1 is the same picture"

@@ -50,6 +50,7 @@ UNITS = {
     "fvd": "distance, VideoMAE v2; lower is better, biased upwards from few windows",
     "outside_ssim": "-1..1",
     "outside_psnr": "dB; none where nothing differs",
+    "outside_lpips": "distance, AlexNet; lower is better",
     "outside_changed": "0..1, share of values outside the mouth that differ by more than 2 levels",
 }
 
@@ -69,6 +70,7 @@ class Quality:
     mouth_lpips: float | None = None
     outside_ssim: float | None = None
     outside_psnr: float | None = None
+    outside_lpips: float | None = None
     outside_changed: float | None = None
     identity: float | None = None
     fid: float | None = None
@@ -140,7 +142,7 @@ def assess(
         likeness |= compare_faces(
             found, source, extras=extras, frames=frames, pools=pools, progress=progress
         )
-    if extras.lpips is not None and likeness.get("mouth_lpips") is not None:
+    if extras.lpips is not None and likeness.get("outside_lpips") is not None:
         likeness["caveats"] = (CAVEATS["lpips"], *likeness.get("caveats", ()))
     return Quality(
         silence_closed=closed,
@@ -210,7 +212,7 @@ def _look(
     large_matrices = align.fit(found.track.points, large, sar)
     weight = mask.mouth(small)
     flickers = (_Flicker(weight), _Flicker(weight))
-    likeness = _Likeness(large, lpips if same_mouth else None) if reference else None
+    likeness = _Likeness(large, lpips) if reference else None
     chosen = set(np.linspace(0, watched.frame_count - 1, frames).round().astype(int).tolist())
     other = None
     if reference is not None:
@@ -289,6 +291,7 @@ class _Likeness:
         self._mouth: list[tuple[float, float]] = []
         self._outside: list[tuple[float, float, float]] = []
         self._lpips: list[float] = []
+        self._outside_lpips: list[float] = []
         self._network = lpips
 
     def see(self, frame: Picture, reference: Picture, matrix: np.ndarray) -> None:
@@ -310,6 +313,10 @@ class _Likeness:
         inside = cv2.dilate((inside > 0).astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
         ssim, psnr = compare(ours, theirs, (~inside).astype(np.float32))
         apart = np.abs(ours.astype(np.int16) - theirs)[~inside]
+        if self._network is not None:
+            # The mouth is that of the reference, so that only what lies around it differs.
+            around = np.where(inside[..., None], theirs, ours)
+            self._outside_lpips.append(self._network(around, theirs))
         self._outside.append((ssim, psnr, float((apart > 2).mean()) if apart.size else 0.0))
 
     def means(self) -> dict[str, float | None]:
@@ -322,7 +329,8 @@ class _Likeness:
             "outside_ssim": _rounded(outside[:, 0].mean()),
             "outside_psnr": _finite(outside[:, 1]),
             "outside_changed": _rounded(outside[:, 2].mean()),
-            "mouth_lpips": _rounded(float(np.mean(self._lpips))) if self._lpips else None,
+            "mouth_lpips": _mean(self._lpips),
+            "outside_lpips": _mean(self._outside_lpips),
         }
 
 
@@ -345,6 +353,10 @@ def compare(ours: np.ndarray, theirs: np.ndarray, weight: np.ndarray) -> tuple[f
     error = np.square(ours.astype(np.float64) - theirs).mean(2)
     mean = float((error * weight).sum() / total)
     return ssim, 10.0 * math.log10(255.0**2 / mean) if mean > 0 else math.inf
+
+
+def _mean(values: list[float]) -> float | None:
+    return _rounded(float(np.mean(values))) if values else None
 
 
 def _rounded(value: float | None) -> float | None:

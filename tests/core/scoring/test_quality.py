@@ -100,6 +100,24 @@ def test_lpips_without_its_parts_names_the_extra(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_lpips_is_asked_inside_and_outside(found, clip, tmp_path, drawn_clip):
+    """With a distance that can be followed by hand in place of AlexNet's."""
+    extras = likeness.Extras(lpips=lambda one, other: float(np.abs(one.astype(int) - other).max()))
+    same = quality.assess(found, reference=clip, frames=4, extras=extras)
+    assert same.mouth_lpips == same.outside_lpips == 0
+    still = drawn_clip(tmp_path / "still.mkv", seconds=4.0, moving=False)
+    reference = quality.assess(found, reference=still, frames=12, extras=extras)
+    source = quality.assess(found, source=still, frames=12, extras=extras)
+    assert reference.mouth_lpips > 20
+    assert reference.outside_lpips > 0
+    assert source.mouth_lpips is None, "the mouth may say something else"
+    assert source.mouth_ssim is None
+    assert source.outside_lpips == reference.outside_lpips
+    assert source.outside_ssim == reference.outside_ssim > 0.9
+    assert source.flicker_added == reference.flicker_added
+    assert "true mouth" in source.caveats[0]
+
+
 def test_what_compares_with_a_clip_needs_one(found):
     with pytest.raises(SettingsError, match="give the one that was dubbed"):
         quality.assess(found, extras=likeness.Extras(identity=object()))
