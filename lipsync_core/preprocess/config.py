@@ -107,6 +107,10 @@ class QualityConfig:
     """Height in the source, in pixels, of what the crop shows."""
     max_blockiness: float = field(default=1.6, metadata=DECIDES)
     """Steps at the borders of 8 px blocks against those inside."""
+    hyperiqa: bool = False
+    """Also HyperIQA, LatentSync's own measure: needs torch and its weights, 0.1 s of a core a clip."""
+    min_hyperiqa: float = field(default=40.0, metadata=DECIDES)
+    """Mean of the first, the middle and the last picture, about 0..100 (LatentSync's choice)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from ..errors import EngineError
 from .step import Book, Clip, Step
 
 if TYPE_CHECKING:
     from .config import Config
+    from .setup import Setup
 
 SIDE = 256
 """Detail is measured at this size whatever the clip's."""
@@ -25,8 +27,18 @@ class Quality(Step):
     takes = "clip"
     gives = "clip"
 
+    def __init__(self, config: Config, setup: Setup) -> None:
+        super().__init__(config, setup)
+        if config.quality.hyperiqa:
+            from .setup import hyperiqa_missing
+
+            if (reason := hyperiqa_missing()) is not None:
+                raise EngineError(f"quality.hyperiqa is on, but {reason}")
+
     def run(self, sample: Clip, book: Book) -> Iterator[Clip]:
         metrics = {**measure(sample.crops), **sample.found}
+        if self.config.quality.hyperiqa:
+            metrics["hyperiqa"] = by_hyperiqa(sample.crops, self.setup.hyperiqa)
         result = book.judge(self, sample, metrics)
         if result is not None:
             yield result
@@ -55,6 +67,8 @@ class Quality(Step):
                 f"blocks of compression: {metrics['blockiness']:.2f}, "
                 f"at most {limits.max_blockiness:g}"
             )
+        if limits.hyperiqa and metrics.get("hyperiqa", limits.min_hyperiqa) < limits.min_hyperiqa:
+            return f"HyperIQA {metrics['hyperiqa']:.1f}, at least {limits.min_hyperiqa:g}"
         return ""
 
 
@@ -76,6 +90,29 @@ def measure(crops: np.ndarray) -> dict[str, float]:
         "brightness": round(float(np.mean(light)), 1),
         "clipped": round(float(np.mean(clipped)), 4),
     }
+
+
+def by_hyperiqa(crops: np.ndarray, network: Any) -> float:
+    """HyperIQA of the first, the middle and the last of ``(T, R, R, 3)``, the mean.
+
+    The middle 224 of 256 pixels, as LatentSync chose its data at 256 px; other sizes are brought to
+    that one first, so that a threshold means the same.
+    """
+    import torch
+
+    from ..models.hyperiqa import SIZE as INNER
+
+    edge = (SIDE - INNER) // 2
+    pictures = []
+    for number in (0, len(crops) // 2, len(crops) - 1):
+        picture = crops[number]
+        if picture.shape[0] != SIDE:
+            picture = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        pictures.append(picture[edge : edge + INNER, edge : edge + INNER])
+    device = next(network.parameters()).device
+    given = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        return round(float(network(given).mean()), 2)
 
 
 def sharpness(gray: np.ndarray) -> float:

@@ -482,7 +482,8 @@ def _posts(
     cores = os.cpu_count() or 1
     count = workers or cores
     devices = ["cpu"] * count
-    if engine == "syncnet_v2" or config.output.whisper == "always":
+    judged = config.quality.hyperiqa and config.quality.enabled and "quality" in config.steps
+    if engine == "syncnet_v2" or judged or config.output.whisper == "always":
         import torch
 
         gpus = torch.cuda.device_count()

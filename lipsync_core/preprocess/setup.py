@@ -40,6 +40,7 @@ class Setup:
         self._detector: Detector | None = None
         self._syncnet: Any = None
         self._whisper: Any = None
+        self._hyperiqa: Any = None
 
     @property
     def template(self) -> Template:
@@ -73,6 +74,16 @@ class Setup:
         return self._syncnet
 
     @property
+    def hyperiqa(self) -> Any:
+        """HyperIQA on the device."""
+        if self._hyperiqa is None:
+            from ..models import hyperiqa
+            from ..weights import tensors
+
+            self._hyperiqa = hyperiqa.load(tensors.load("hyperiqa")).to(self.device)
+        return self._hyperiqa
+
+    @property
     def whisper(self) -> Any | None:
         """Whisper's encoder, or None where its features are not wanted or cannot be had."""
         wanted = self.config.output.whisper
@@ -99,6 +110,17 @@ def whisper_missing() -> str | None:
     if absent:
         return f"{', '.join(absent)} not installed; run: pip install 'lipsync-core[diffusion]'"
     return files.absent("|".join(WHISPER))
+
+
+def hyperiqa_missing() -> str | None:
+    """None when HyperIQA can judge; else one line saying what is absent."""
+    from importlib.util import find_spec
+
+    from ..weights import files
+
+    if find_spec("torch") is None:
+        return "torch not installed; run: pip install 'lipsync-core[diffusion]'"
+    return files.absent("hyperiqa")
 
 
 def template(name: str, size: int) -> Template:

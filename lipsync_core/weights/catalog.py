@@ -288,6 +288,23 @@ CATALOG: tuple[Entry, ...] = (
         kind="syncnet-v2",
     ),
     Entry(
+        name="hyperiqa",
+        title="HyperIQA (KonIQ-10k)",
+        purpose="preprocess: quality.hyperiqa, the visual quality that LatentSync's data was chosen by",
+        repository="ByteDance/LatentSync-1.5",
+        file="auxiliary/koniq_pretrained.pkl",
+        revision="32a20d29aead0498e3e885e90dbbe8027da1b61b",
+        sha256=None,
+        # Counted from its tensors.
+        size=110_000_000,
+        exact=False,
+        licence="not stated for the weights (code MIT)",
+        commercial=None,
+        folder="lipsync",
+        saved_as="koniq_pretrained.pkl",
+        kind="hyperiqa",
+    ),
+    Entry(
         name="wav2lip-expert",
         title="Wav2Lip's expert (SyncNet_color)",
         purpose="scoring: the judge that Wav2Lip is trained against",

@@ -278,6 +278,11 @@ KINDS: tuple[Kind, ...] = (
         test=_has("netcnnaud.0.weight", "netcnnlip.0.weight"),
     ),
     Kind(
+        name="hyperiqa",
+        title="HyperIQA",
+        test=_has("res.lda1_pool.0.weight", "fc1w_conv.weight", "fc5b_fc.weight"),
+    ),
+    Kind(
         name="videomae",
         title="an encoder of VideoMAE v2",
         test=lambda s: (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lipsync_core.audio.mel import RATE
+from lipsync_core.errors import EngineError
 from lipsync_core.faces import align
 from lipsync_core.faces.templates import Template
 from lipsync_core.media.audio import MemoryVoice
@@ -273,6 +274,53 @@ def test_blur_darkness_and_blocks_are_told_apart(settings):
     good = quality.measure(sharp[None])
     assert "blocks" in quality.Quality.judge({**good, **fine, "blockiness": 3.0}, config)
     assert "px" in quality.Quality.judge({**good, **fine, "face_px": 20}, config)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Random weights of full size under the published names, found as a user's would be."""
+    torch = pytest.importorskip("torch")
+    from lipsync_core.models import hyperiqa, syncnet_v2
+
+    models = tmp_path / "models" / "lipsync"
+    models.mkdir(parents=True)
+    monkeypatch.setenv("LIPSYNC_MODELS", str(models.parent))
+    torch.manual_seed(0)
+    torch.save(syncnet_v2.SyncNetV2().state_dict(), models / "syncnet_v2.model")
+    state = hyperiqa.HyperIQA().state_dict()
+    state = {name: value for name, value in state.items() if "num_batches" not in name}
+    torch.save(state, models / "koniq_pretrained.pkl")
+    return models
+
+
+def test_networks_judge_the_clips_of_a_run(maker, settings, tmp_path, published, rows):
+    from lipsync_core.preprocess.runner import run
+
+    raw, output = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    maker.clip(raw / "a.mp4", [0] * 60)
+    names = ("av_sync.engine=syncnet_v2", "quality.hyperiqa=true", "quality.min_hyperiqa=1000")
+    run(raw, output, settings(*names, "av_sync.min_confidence=-1000"), workers=1)
+    found = {row["step"]: row for row in rows(output)}
+    assert found["av_sync"]["metrics"]["sync_engine"] == "syncnet_v2"
+    assert np.isfinite(found["av_sync"]["metrics"]["sync_confidence"])
+    assert found["quality"]["state"] == "rejected"
+    assert found["quality"]["reason"].startswith("HyperIQA ")
+    done = run(
+        raw,
+        output,
+        settings(*names[:2], "quality.min_hyperiqa=-1000", "av_sync.min_confidence=-1000"),
+        workers=1,
+    )
+    assert done.clips == 1
+    assert done.pace.clips == 0, "a threshold is compared with what was measured"
+
+
+def test_hyperiqa_says_what_is_missing(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path))
+    config = settings("quality.hyperiqa=true")
+    with pytest.raises(EngineError, match=r"quality.hyperiqa is on, but .*download hyperiqa"):
+        quality.Quality(config, Setup(config, tmp_path))
 
 
 def test_blocks_are_measured_on_the_grid_of_the_source():
