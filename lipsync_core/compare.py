@@ -11,14 +11,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import LipSyncError, MediaError, SettingsError
 from .types import Settings, Stages, SyncScore
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .scoring.likeness import Extras, Frechet
     from .scoring.quality import Quality
+    from .scoring.sync import Examination
 
 log = logging.getLogger("lipsync.compare")
 
@@ -96,15 +99,15 @@ def compare(
     from .engines import ENGINES
     from .engines import pick as pick_engine
     from .scoring import likeness
-    from .scoring.sync import pick
+    from .scoring.sync import open_network
 
     if not clips:
         raise SettingsError("there is no clip to compare engines on; give at least one video")
     names = list(engines) or [row.name for row in ENGINES if row.missing() is None]
     for name in names:
         pick_engine(name)
-    pick(scoring)
     settings = replace(settings or Settings(), overwrite=overwrite)
+    look = _Look(open_network(scoring, settings.device), scoring, settings, stages)
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise SettingsError(f"{folder} is a file; name a folder for the results")
@@ -118,13 +121,11 @@ def compare(
     pools: dict[str, dict[str, Frechet]] = {name: {} for name in names}
     rows: list[Row] = []
     for clip in map(Path, clips):
-        rows.append(_source(clip, scoring, settings, stages))
+        rows.append(_source(clip, look))
         for voice in [Path(voice) for voice in voices] or [None]:
             for name in names:
                 rows.append(
-                    _dubbed(
-                        clip, voice, name, folder, scoring, settings, extras, pools[name], stages
-                    )
+                    _dubbed(clip, voice, name, folder, look, settings, extras, pools[name], stages)
                 )
     return rows + _pooled(rows, pools)
 
@@ -204,7 +205,7 @@ def table(rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[list[str]], 
     return heads, [[text[place] for place in kept] for text in texts], [*dict.fromkeys(caveats)]
 
 
-def _source(clip: Path, scoring: str, settings: Settings, stages: Stages | None) -> Row:
+def _source(clip: Path, look: _Look) -> Row:
     from .scoring.quality import assess
 
     row = Row(
@@ -212,7 +213,7 @@ def _source(clip: Path, scoring: str, settings: Settings, stages: Stages | None)
         seconds_per_frame=None,
     )  # fmt: skip
     try:
-        found = _examined(clip, scoring, settings, stages)
+        found = look.at(clip)
         return replace(row, score=found.score, quality=assess(found))
     except MediaError as error:
         if not clip.is_file():
@@ -227,7 +228,7 @@ def _dubbed(
     voice: Path | None,
     name: str,
     folder: Path,
-    scoring: str,
+    look: _Look,
     settings: Settings,
     extras: Extras,
     pools: dict[str, Frechet],
@@ -248,7 +249,7 @@ def _dubbed(
             clip, voice or clip, target, settings=replace(settings, engine=name), stages=stages
         )[0]
         spent = done.seconds.get("dub", time.perf_counter() - begun)
-        found = _examined(target, scoring, settings, stages)
+        found = look.at(target)
         old = None
         if voice is not None:
             try:
@@ -271,14 +272,25 @@ def _dubbed(
     )
 
 
-def _examined(video: Path, scoring: str, settings: Settings, stages: Stages | None) -> Any:
-    from .scoring.sync import examine
+class _Look:
+    """Scores every clip with the same hands; the network is loaded once."""
 
-    return examine(
-        video,
-        engine=scoring,  # pyright: ignore[reportArgumentType]
-        face=settings.face if settings.face != "all" else "largest",
-        detector=settings.detector,
-        device=settings.device,
-        stages=stages,
-    )
+    def __init__(
+        self, network: nn.Module | None, scoring: str, settings: Settings, stages: Stages | None
+    ) -> None:
+        self._network, self._scoring = network, scoring
+        self._settings, self._stages = settings, stages
+
+    def at(self, video: Path) -> Examination:
+        from .scoring.sync import examine
+
+        settings = self._settings
+        return examine(
+            video,
+            engine=self._scoring,
+            face=settings.face if settings.face != "all" else "largest",
+            detector=settings.detector,
+            device=settings.device,
+            network=self._network,
+            stages=self._stages,
+        )

@@ -75,6 +75,7 @@ COMPARE = [
     (["{clip}", "-o", "{dir}/t", "--voice", "{no}.wav"], "no such file"),
     (["{clip}", "-o", "{dir}/t", "--engine", "best"], "best"),
     (["{clip}", "-o", "{dir}/t", "--scoring", "best"], "best"),
+    (["{clip}", "-o", "{dir}/t", "--scoring", "wav2lip_expert"], "download wav2lip-expert"),
 ]
 DUB = [
     (["{clip}", "{clip}", "-o", "{dir}/o.mp4", "--segments", "1-2"], "--earlier"),
