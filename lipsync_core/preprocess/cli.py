@@ -13,6 +13,7 @@ import typer
 
 from ..errors import LipSyncError, SettingsError
 from . import config as configs
+from . import gpus
 from .runner import Pace, Watch, full_said, run
 
 ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
@@ -185,21 +186,9 @@ def _rate(pace: Pace) -> str:
     parts.append(f"{pace.cpu / max(pace.seconds, 1e-6):.1f} cores busy")
     if pace.peak:
         parts.append(f"largest worker {pace.peak / 1e6:.0f} MB")
-    if (gpu := _gpu()) is not None:
-        parts.append(f"GPU memory {gpu:.0%}")
+    if (gpu := gpus.busy()) is not None:
+        parts.append(f"GPU {gpu[0]:.0%} busy, {gpu[1]:.0%} of its memory")
     return ", ".join(parts)
-
-
-def _gpu() -> float | None:
-    """0..1 of the memory of all GPUs, where torch is in use here."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return None
-    free = total = 0
-    for number in range(torch.cuda.device_count()):
-        one = torch.cuda.mem_get_info(number)
-        free, total = free + one[0], total + one[1]
-    return 1 - free / max(total, 1)
 
 
 def main() -> None:

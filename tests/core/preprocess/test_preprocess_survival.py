@@ -169,3 +169,39 @@ def test_two_runs_do_not_share_an_output(maker, command, tmp_path):
     assert code == 2
     assert "another run is at work" in err
     assert finish(first)[0] == 0
+
+
+def test_progress_says_how_busy_the_machine_is(monkeypatch):
+    from lipsync_core.preprocess import cli, gpus
+    from lipsync_core.preprocess.runner import Pace
+
+    pace = Pace(files=4, files_done=1, bytes=400, bytes_done=100, clips=6, kept=5, cpu=30.0)
+    pace.began -= 20
+    monkeypatch.setattr(gpus, "_library", lambda: None)
+    assert gpus.busy() is None
+    told = cli._rate(pace)
+    assert told.startswith("5 of 6 clips kept, 18.0 clips/min, 0:01:00 left, 1.5 cores busy")
+    assert "GPU" not in told
+
+    class Driver:
+        """The four calls that are made, as NVML documents them, for two GPUs."""
+
+        def nvmlDeviceGetCount_v2(self, count):
+            count._obj.value = 2
+            return 0
+
+        def nvmlDeviceGetHandleByIndex_v2(self, number, handle):
+            handle._obj.value = number + 1
+            return 0
+
+        def nvmlDeviceGetUtilizationRates(self, handle, use):
+            use._obj.gpu = 40 * handle.value
+            return 0
+
+        def nvmlDeviceGetMemoryInfo(self, handle, memory):
+            memory._obj.total, memory._obj.used = 100, 10 * handle.value
+            return 0
+
+    monkeypatch.setattr(gpus, "_library", Driver)
+    assert gpus.busy() == (0.6, 0.15)
+    assert "GPU 60% busy, 15% of its memory" in cli._rate(pace)
