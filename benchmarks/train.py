@@ -87,6 +87,8 @@ def trained(
         "AdamW": size(state, "optimizer*"),
         "mean": size(state, "ema*"),
     }
+    one = next(one for one in memory.estimates(recipe) if one.stage == stage)
+    guess = {"weights": one.weights, "AdamW": one.optimizer, "mean": one.mean}
     return {
         "stage": stage,
         "processes": ranks,
@@ -97,6 +99,7 @@ def trained(
         ),
         "cpu_s_per_sample_start_included": round(took["cpu_s"] / (steps * samples), 3),
         "kept_mb": {key: round(value / 1e6, 2) for key, value in kept.items()},
+        "estimated_mb": {key: round(value / 1e6, 2) for key, value in guess.items()},
         **took,
     }
 

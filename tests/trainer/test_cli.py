@@ -84,11 +84,11 @@ def test_without_a_word_there_is_the_help(call):
     assert "RECIPE" in out + err
 
 
-def test_a_recipe_without_data_is_one_line(call, recipe, tmp_path):
+def test_a_recipe_without_data_is_one_line(call, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("accelerate")
     pytest.importorskip("diffusers")
-    code, _, err = call(recipe, "-o", tmp_path / "run")
+    code, _, err = call("tiny_vae", "-o", tmp_path / "run")
     assert code == 2
     assert "data.train" in err.splitlines()[-1]
 
