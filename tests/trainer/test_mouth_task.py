@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from trainer.tasks.mouth.augment import Corpus, example, voice_level
+from trainer.tasks.mouth.augment import Corpus, example, front, voice_level
 from trainer.tasks.mouth.labels import TABLES, labelled_segments
 from trainer.tasks.mouth.phones import (
     CODES,
@@ -136,3 +136,26 @@ def test_the_level_of_the_voice_is_zero_where_nobody_speaks():
     assert (level[:90] == 0).all()
     assert (level[-90:] == 0).all()
     assert level[150] > 0.95
+
+
+def test_u_is_said_further_to_the_front_and_other_sounds_stay():
+    parts = spoken(("a", 0.3), ("u", 0.3), ("i", 0.3))
+    rows = np.full((90, 40), -40.0, np.float32)
+    rows[:, 4] = -10.0
+    rows[30:60, 11] = -15.0  # the second formant of a u at the back
+    fronted = [front(rows, parts, np.random.default_rng(seed)) for seed in range(20)]
+    peaks = [8 + int(out[45, 8:30].argmax()) for out in fronted]
+    assert min(peaks) >= 13
+    assert max(peaks) <= 23
+    assert len(set(peaks)) > 3
+    for out in fronted:
+        assert np.array_equal(out[:27], rows[:27])
+        assert np.array_equal(out[63:], rows[63:])
+        assert abs(out[45, 4] - rows[45, 4]) < 1, "the first formant stays"
+
+
+def test_a_closure_made_up_on_n_costs_more_than_one_made_up_on_a():
+    torch = pytest.importorskip("torch")
+    train = pytest.importorskip("trainer.tasks.mouth.train")
+    weights = train.contact_rows(torch.tensor([[VISEMES[CODES[s]] for s in "nalm"]]), 2.0)
+    assert weights.tolist() == [[[2.0, 1.0, 2.0, 1.0]]]

@@ -9,8 +9,6 @@ import numpy as np
 
 VOICES = ("slt", "rms", "kal16", "kal", "awb")
 """A woman and a man (statistical), a man in two qualities (diphones), and a Scottish man (statistical)."""
-HELD_VOICE = "awb"
-"""Never trained on."""
 
 
 class _Wave(ctypes.Structure):

@@ -5,7 +5,7 @@ put on while training (``augment.py``), so that no two epochs hear the same.
 
     python -m trainer.tasks.mouth.synth OUT.npz [--source espeak] [--items 3000] [--seed 1]
 
-The source flite-held is the one voice of flite that is never trained on. Needs libespeak-ng, libflite, scipy and the package ``faker`` (texts), at build time only.
+Needs libespeak-ng, libflite, scipy and the package ``faker`` (texts), at build time only.
 """
 
 # ruff: noqa: SIM905 (long lists of words read better as text)
@@ -25,7 +25,7 @@ from scipy.signal import lfilter, resample_poly
 from lipsync_core.audio.mel import BANDS, RATE, mel_rows
 
 from .espeak import Espeak, Style
-from .flite import HELD_VOICE, VOICES, Flite
+from .flite import VOICES, Flite
 from .labels import labelled_segments
 from .phones import CODES, SILENCE, SYMBOLS, Segments, segments
 
@@ -219,10 +219,10 @@ def formant_speech(
 
 
 def recorded_speech(
-    flite: Flite, texts: Texts, rng: np.random.Generator, *, held: bool
+    flite: Flite, texts: Texts, rng: np.random.Generator, *, only: str | None = None
 ) -> tuple[np.ndarray, Segments] | None:
-    """One item of 6-10 s by a voice of flite: the held one, or one of the others."""
-    voice = HELD_VOICE if held else str(rng.choice(VOICES[:4], p=[0.36, 0.36, 0.2, 0.08]))
+    """One item of 6-10 s by a voice of flite: any, or the one named."""
+    voice = only or str(rng.choice(VOICES, p=_VOICE_SHARES))
     duration, pitch = rng.uniform(0.75, 1.35), rng.uniform(0.75, 1.35)
     item, goal = None, rng.uniform(6, 10)
     factor = rng.uniform(0.85, 1.2)
@@ -306,6 +306,9 @@ def other_sound(rng: np.random.Generator) -> np.ndarray:
     )
 
 
+_VOICE_SHARES = (0.25, 0.25, 0.1, 0.05, 0.35)
+"""Of flite's ``VOICES``; awb is Scottish and says u as the British do, in front."""
+
 SHARD = 50
 """Items made by one process; espeak-ng 1.51 crashes on a few mixtures of voice and text."""
 
@@ -343,7 +346,7 @@ def _shard(out: Path, seeds: list[int], item_count: int, other_share: float, sou
         item = (
             formant_speech(espeak, texts, rng)
             if espeak
-            else recorded_speech(flite, texts, rng, held=source == "flite-held")
+            else recorded_speech(flite, texts, rng, only=source if source in VOICES else None)
             if flite
             else None
         )
@@ -391,7 +394,12 @@ def main() -> None:
         "--other-share", type=float, default=0.12, help="share of items without speech"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--source", choices=["espeak", "flite", "flite-held"], default="espeak")
+    parser.add_argument(
+        "--source",
+        choices=["espeak", "flite", *VOICES],
+        default="espeak",
+        help="flite: all of its voices; or one of them by name",
+    )
     options = parser.parse_args()
     make(
         options.out,

@@ -47,6 +47,13 @@ def class_weights(lips: float) -> Tensor:
     return out
 
 
+def contact_rows(classes: Tensor, more: float) -> Tensor:
+    """``(B, 1, N)``: rows of sounds that are taken for p, b or m weigh ``more``, others 1."""
+    out = torch.ones(VISEME_COUNT)
+    out[[VISEMES[CODES[symbol]] for symbol in "nŋldɡkð"]] = more
+    return out[classes][:, None]
+
+
 def losses(
     logits: Tensor, visemes: Tensor, shapes: Tensor, classes: Tensor, recipe: dict[str, Any]
 ) -> dict[str, Tensor]:
@@ -68,7 +75,9 @@ def losses(
     return {
         "shape": (shape_weight * error.square()).mean(),
         "motion": weights["motion"] * (shape_weight * motion.square()).mean(),
-        "contact": (contact_weight * contact).mean(),
+        "contact": (
+            contact_weight * contact * contact_rows(classes[:, inner], weights["mistaken"])
+        ).mean(),
         "voice": weights["voice"]
         * (torch.sigmoid(logits[:, VOICE]) - shapes[:, VOICE]).square().mean(),
         "viseme": weights["viseme"]
