@@ -115,17 +115,23 @@ def check_cancel() -> None:
     throw_exception_if_processing_interrupted()
 
 
-def progress() -> Progress:
-    """What a core stage calls while it works: ComfyUI's bar and preview, and Cancel at every call."""
+def progress(after: float = 0.0) -> Progress:
+    """What a core stage calls while it works: ComfyUI's bar and preview, and Cancel at every call.
+
+    ``after``: seconds before the first message, for what is mostly done sooner.
+    """
     from comfy.utils import ProgressBar
 
     bar: Any = None
+    begins = time.monotonic() + after
     reported = previewed = -math.inf
 
     def step(done: int, total: int, preview: np.ndarray | None = None) -> None:
         nonlocal bar, reported, previewed
         check_cancel()
         now = time.monotonic()
+        if now < begins:
+            return
         total = max(int(total), int(done), 1)
         bar = bar or ProgressBar(total)
         picture = None
@@ -922,7 +928,7 @@ def save_video(value: Any, prefix: str, *, audio: Any, fps: float, tags: dict[st
         source = _streamed(value)
         try:
             if isinstance(source, (str, os.PathLike)) and trim_window(value) == (None, None):
-                batch.copy(Path(source), part, metadata=_texts(tags), progress=progress())
+                batch.copy(Path(source), part, metadata=_texts(tags), progress=progress(after=0.5))
             else:
                 value.save_to(str(part), metadata=tags or None)
             part.replace(target)
