@@ -11,7 +11,7 @@ from typing import Any, get_args
 from ..lipsync_core.scoring.engines import NAMES
 from ..lipsync_core.types import DraftMode, LengthPolicy, MissingPolicy, Settings, SilencePolicy
 
-ENGINES = ("draft", "latentsync-1.0", "latentsync-1.5", "latentsync-1.6")
+ENGINES = ("draft", "latentsync-tiny", "latentsync-1.0", "latentsync-1.5", "latentsync-1.6")
 DETECTORS = ("yunet", "insightface", "cascade")
 FACES = ("largest", "left", "right", "all", "index:0", "index:1", "index:2", "index:3")
 ONE_FACE = tuple(face for face in FACES if face != "all")

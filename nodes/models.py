@@ -162,6 +162,8 @@ class ModelDownloader(bridge.Node):
     def define_schema(cls) -> io.Schema:
         from ..lipsync_core.weights.catalog import CATALOG
 
+        rows = [row for row in CATALOG if not row.bundled]
+
         return Schema(
             node_id="LipSyncDownloadModel",
             display_name="LipSync Model Downloader",
@@ -183,10 +185,10 @@ class ModelDownloader(bridge.Node):
                 option(
                     io.Combo,
                     "file",
-                    options=[row.name for row in CATALOG],
-                    default=CATALOG[0].name,
+                    options=[row.name for row in rows],
+                    default=rows[0].name,
                     tooltip="; ".join(
-                        f"{row.name}: {_size(row.size)}, {row.licence}" for row in CATALOG
+                        f"{row.name}: {_size(row.size)}, {row.licence}" for row in rows
                     ),
                 ),
                 option(

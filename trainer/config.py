@@ -101,7 +101,14 @@ class LossConfig:
     mask_weight: float = 1.0
     """How much more the hidden part of the latent counts in the noise term than the part that is seen."""
 
+    @property
+    def decodes(self) -> bool:
+        """Whether a term looks at decoded pictures."""
+        return any(getattr(self, name) > 0 for name in DECODED)
 
+
+DECODED = ("pixel", "lpips", "sync", "trepa")
+"""Terms about pictures, for which the estimate of the clean latent is decoded."""
 TERMS = ("noise", "pixel", "lpips", "sync", "trepa", "contrastive", "edges", "kl", "shapes")
 """What of ``LossConfig`` is the weight of a term."""
 

@@ -21,7 +21,7 @@ class Entry:
     purpose: str
     """One line: what it is needed for."""
     repository: str
-    """``owner/name`` on huggingface.co."""
+    """``owner/name`` on huggingface.co; empty for a file that comes with this package."""
     file: str
     """Path inside the repository."""
     revision: str | None
@@ -41,6 +41,11 @@ class Entry:
     """What ``tensors.identify`` must find in it; ``onnx`` is not looked into."""
     aliases: tuple[str, ...] = ()
     """Other names under which people keep the same weights in the same folder."""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it comes with this package, and there is nothing to download."""
+        return not self.repository
 
     @property
     def url(self) -> str:
@@ -110,6 +115,51 @@ CATALOG: tuple[Entry, ...] = (
         folder="lipsync",
         saved_as="latentsync-1.0_unet.pt",
         kind="latentsync-unet",
+    ),
+    Entry(
+        name="latentsync-tiny",
+        title="latentsync-tiny UNet (64 px, for trying things)",
+        purpose="engine latentsync-tiny",
+        repository="",
+        file="latentsync-tiny_unet.safetensors",
+        revision=None,
+        sha256="09f2af0d265dcc1955b04990fb9382dd3bcf00b10d6ecc635b53995d28ad6584",
+        size=12572088,
+        licence="Apache-2.0",
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-tiny_unet.safetensors",
+        kind="latentsync-unet-motion",
+    ),
+    Entry(
+        name="latentsync-tiny-vae",
+        title="autoencoder of latentsync-tiny",
+        purpose="engine latentsync-tiny",
+        repository="",
+        file="latentsync-tiny_vae.safetensors",
+        revision=None,
+        sha256="f35893abc285ed7c40d0e28055ddb38f07cbcafdf4d283eab92c9f38bf6b8d9c",
+        size=568574,
+        licence="Apache-2.0",
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-tiny_vae.safetensors",
+        kind="taesd",
+    ),
+    Entry(
+        name="latentsync-tiny-whisper",
+        title="ears of latentsync-tiny",
+        purpose="engine latentsync-tiny",
+        repository="",
+        file="latentsync-tiny_whisper.safetensors",
+        revision=None,
+        sha256="2ca0f516ac709de87c22be9cc0a31da54d6587d6cb4fd94c136e2f01be431279",
+        size=451392,
+        licence="Apache-2.0",
+        commercial=True,
+        folder="lipsync",
+        saved_as="latentsync-tiny_whisper.safetensors",
+        kind="whisper-hf",
     ),
     Entry(
         name="latentsync-1.6-syncnet",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lipsync.weights")
 
+BUNDLED = Path(__file__).parent / "bundled"
+"""What comes with this package."""
 PROBE_SECONDS = 4.0
 """How long a silent network may keep us before we say that it is not there."""
 
@@ -82,6 +84,10 @@ def find(name: str) -> Path | None:
 
 
 def _candidates(row: Entry) -> Iterator[Path]:
+    if row.bundled:
+        # before any other of that name: these belong together
+        yield BUNDLED / row.saved_as
+        return
     published = Path(row.file).name
     shared = sum(Path(other.file).name == published for other in CATALOG) > 1
     names = (row.saved_as, str(Path(row.saved_as).with_suffix(".safetensors")), *row.aliases)
@@ -112,7 +118,12 @@ def _size(path: Path) -> int:
 
 
 def home(row: Entry, folder: Path | str | None = None) -> Path:
-    """Where ``fetch`` will put the file of ``row``: under ``folder``, ``LIPSYNC_MODELS`` or the cache."""
+    """Where ``fetch`` will put the file of ``row``: under ``folder``, ``LIPSYNC_MODELS`` or the cache.
+
+    A file that comes with this package is where it came.
+    """
+    if row.bundled:
+        return BUNDLED / row.saved_as
     base = folder or os.environ.get("LIPSYNC_MODELS") or cache_folder()
     return Path(base).expanduser() / row.folder / row.saved_as
 
@@ -192,6 +203,8 @@ def fetch(name: str, *, folder: Path | str | None = None, progress: Progress | N
         if _published_form(found, row):
             _check_size(found, row)
         return found
+    if row.bundled:
+        raise WeightsError(_left_out(row))
     target = home(row, folder)
     if _offline():
         raise _absent(row, target, "HF_HUB_OFFLINE is set")
@@ -219,6 +232,13 @@ def fetch(name: str, *, folder: Path | str | None = None, progress: Progress | N
             ) from error
         part.replace(target)
     return target
+
+
+def _left_out(row: Entry) -> str:
+    return (
+        f"{row.title} comes with this package, but {BUNDLED / row.saved_as} is absent (the archive of "
+        "the ComfyUI registry leaves it out); install from the repository"
+    )
 
 
 def _offline() -> bool:
@@ -408,6 +428,9 @@ def absent(*names: str) -> str | None:
     if not wanted:
         return None
     first = [entry(name.split("|")[0]) for name in wanted]
+    lost = next((row for row in first if row.bundled), None)
+    if lost is not None:
+        return _left_out(lost)
     size = sum(row.size for row in first) / 1e6
     shown = f"{size / 1e3:.1f} GB" if size >= 1e3 else f"{size:.1f} MB"
     return (

@@ -20,6 +20,7 @@ from lipsync_core.errors import SettingsError
 from lipsync_core.models.unet3d import UNet3D, UNetConfig
 
 from .. import losses
+from ..config import DECODED
 from .base import Task
 from .look import contact_sheet, open_clips
 
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from lipsync_core.engines.latentsync.pictures import Pictures
 
     from ..config import Recipe, StageConfig
+    from ..data import Clips
 
-DECODED = ("pixel", "lpips", "sync", "trepa")
-"""Terms about pictures, for which the estimate of the clean latent is decoded."""
 SHOWN = 48
 """Frames of a clip that a validation draws."""
 SHIFTS = 8
@@ -55,6 +55,7 @@ class LatentSync(Task):
         self.judges: dict[str, Any] = {}
         self._alphas = _alphas_cumprod()
         self._bank: dict[str, Tensor] = {}
+        self._sides: dict[bool, Clips] = {}
 
     def _config(self, motion: Any) -> UNetConfig:
         model = self.recipe.model
@@ -137,15 +138,23 @@ class LatentSync(Task):
         if "trepa" in self.judges:
             self.judges["trepa"].checkpointing = self.recipe.run.gradient_checkpointing
 
+    def _clips(self, validation: bool) -> Clips:
+        """The clips of one side, found once."""
+        if validation not in self._sides:
+            self._sides[validation] = open_clips(self.recipe, validation=validation)
+        return self._sides[validation]
+
     def samples(self, stage: StageConfig, *, validation: bool) -> Dataset[dict[str, Any]]:
         from ..data import Windows
 
         return Windows(
-            open_clips(self.recipe, validation=validation),
+            self._clips(validation),
             sampling=self.recipe.data.sampling,
             resolution=self.recipe.data.resolution,
             seed=self.recipe.seed + validation,
             gives=("audio", "mel") if stage.loss.sync > 0 else ("audio",),
+            # codes that are kept stand for pictures, but not where decoded ones are compared
+            pictures=not self.recipe.data.latents or stage.loss.decodes,
             max_bad=self.recipe.data.max_bad,
         )
 
@@ -174,7 +183,7 @@ class LatentSync(Task):
                 mask_weight=loss.mask_weight,
             )
         }
-        if any(getattr(loss, name) > 0 for name in DECODED):
+        if loss.decodes:
             weights = losses.gate(timestep, loss.max_timestep)
             chosen = weights > 0
             if not chosen.any():
@@ -232,8 +241,7 @@ class LatentSync(Task):
         if key not in self._bank:
             from ..data import to_pictures
 
-            validation = bool(batch.get("validation", False))
-            clips = open_clips(self.recipe, validation=validation)
+            clips = self._clips(bool(batch.get("validation", False)))
             clip = clips[int(batch["clip"][row])]
             assert clip.key == key, (clip.key, key)
             size = self.recipe.data.resolution
@@ -272,7 +280,7 @@ class LatentSync(Task):
     ) -> dict[str, float]:
         figures = {"reconstruction": self._reconstruction(network, stage)}
         drawn: list[dict[str, float]] = []
-        clips = open_clips(self.recipe, validation=True)
+        clips = self._clips(True)
         sheets: list[Tensor] = []
         for number in range(min(self.recipe.run.validation_clips, len(clips))):
             clip = clips[number * len(clips) // self.recipe.run.validation_clips]

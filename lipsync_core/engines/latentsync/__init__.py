@@ -46,6 +46,9 @@ class Release:
     aligned in its way, with MediaPipe's mesh for the landmarks; between people they vary by .01 and .02.
     """
     cost: str
+    ears: tuple[str, ...] = WHISPER
+    vae: str = VAE
+    """Rows of the weights catalogue, too; any of ``ears`` will do."""
 
     @property
     def stretch(self) -> float:
@@ -81,14 +84,29 @@ RELEASES: tuple[Release, ...] = (
 )
 
 
+TINY = Release(
+    name="latentsync-tiny",
+    weights="latentsync-tiny",
+    size=64,
+    eyes=0.2755,
+    mouth=0.6070,
+    cost="comes along, for trying things",
+    ears=("latentsync-tiny-whisper",),
+    vae="latentsync-tiny-vae",
+)
+"""Ours, trained on rendered people by ``trainer/recipes/tiny_*.yaml``: all of the way that the
+published networks go, without a download. It knows no real face."""
+
+
 class LatentSync(Engine):
     """One release; networks are loaded at the first use and stay until ``close``."""
 
     def __init__(self, release: Release) -> None:
         self.release = release
         self.name = release.name
-        self.summary = f"diffusion at {release.size} px with ByteDance's weights; {release.cost}"
-        self._nets: dict[tuple[str, str, bool], Nets] = {}
+        whose = "weights of our own" if release is TINY else "ByteDance's weights"
+        self.summary = f"diffusion at {release.size} px with {whose}; {release.cost}"
+        self._nets: dict[tuple[str, str, str], Nets] = {}
         self._ears: Any = None
         self._cache: Any = None
 
@@ -99,12 +117,15 @@ class LatentSync(Engine):
         absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
         if absent:
             return f"{', '.join(absent)} not installed; run: pip install 'lipsync-core[diffusion]'"
-        return files.absent(self.release.weights, "|".join(WHISPER), VAE)
+        return files.absent(self.release.weights, "|".join(self.release.ears), self.release.vae)
 
     def is_practical(self) -> bool:
-        """Only with an accelerator: a processor takes minutes for a second of video."""
+        """Only with an accelerator: a processor takes minutes for a second of video. The tiny one never
+        takes the place of an engine that knows real faces."""
         import torch
 
+        if self.release is TINY:
+            return False
         return torch.cuda.is_available() or torch.backends.mps.is_available()
 
     def close(self) -> None:
@@ -130,7 +151,8 @@ class LatentSync(Engine):
         from .session import hear
 
         if self._ears is None:
-            name = next((name for name in WHISPER if files.find(name)), WHISPER[0])
+            names = self.release.ears
+            name = next((name for name in names if files.find(name)), names[0])
             loaded = tensors.whisper_encoder(tensors.load(name))
             # small enough for the CPU, and exact there
             self._ears = build_encoder({key: value.float() for key, value in loaded.items()})
@@ -184,11 +206,13 @@ class LatentSync(Engine):
         from ...models.unet3d import UNet3D, config_of
         from ...weights import files, tensors
         from ...weights.catalog import entry
-        from .pictures import Pictures, build_taesd, build_vae
+        from .pictures import Pictures, load_coder
         from .session import Nets
 
         dtype, vae_dtype = dtypes_for(device, row)
-        key = (str(device), str(dtype), row.tiny_vae)
+        # a network draws in the latents of its own autoencoder; TAESD reads those of Stable Diffusion
+        coder = TAESD if row.tiny_vae and self.release.vae == VAE else self.release.vae
+        key = (str(device), str(dtype), coder)
         if key in self._nets:
             return self._nets[key]
         # one set at a time: two would not fit where one does
@@ -209,15 +233,13 @@ class LatentSync(Engine):
         if ears is not None and unet.config.audio_width != ears:
             raise WeightsError(
                 f"{files.find(self.release.weights)} listens to features {unet.config.audio_width} wide, "
-                f"but the Whisper that was found gives {ears}; it needs {entry(WHISPER[0]).title}"
+                f"but the Whisper that was found gives {ears}; it needs {entry(self.release.ears[0]).title}"
             )
-        if row.tiny_vae:
-            vae = build_taesd(tensors.load(TAESD))
-        else:
-            vae = build_vae(tensors.vae_names(tensors.load(VAE)))
+        vae, tiny = load_coder(coder)
         # past diffusers' own ``to``, which warns about nothing
         torch.nn.Module.to(vae, device, vae_dtype)
-        pictures = Pictures(vae, tiny=row.tiny_vae, batch=8 if device.type == "cuda" else 2)
+        many = 8 if device.type == "cuda" else 2
+        pictures = Pictures(vae, tiny=tiny, batch=many)
         self._nets[key] = Nets(unet=unet, pictures=pictures)
         return self._nets[key]
 
@@ -286,5 +308,5 @@ def batch_for(device: torch.device, size: int) -> int:
     return max(1, min(4, int(free // each)))
 
 
-LATENTSYNC: tuple[LatentSync, ...] = tuple(LatentSync(release) for release in RELEASES)
+LATENTSYNC: tuple[LatentSync, ...] = tuple(LatentSync(release) for release in (TINY, *RELEASES))
 """Rows for ``ENGINES``, the newest last."""

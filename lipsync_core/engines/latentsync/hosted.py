@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import RELEASES, TAESD, VAE, LatentSync, Release, batch_for
+from . import RELEASES, TAESD, TINY, VAE, LatentSync, Release, batch_for
 from .presets import Preset, preset
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .session import Nets, Speech
 
 KINDS = ("latentsync-unet-motion", "latentsync-unet-decoder-motion", "latentsync-unet")
+PUBLISHED_WIDTH = 320
+"""Channels of the first layer of everything that ByteDance published."""
 
 
 class Hosted(LatentSync):
@@ -78,17 +80,16 @@ class Hosted(LatentSync):
         )
 
     def _nets_on(self, device: torch.device, row: Preset) -> Nets:
-        from ...weights import tensors
-        from .pictures import Pictures, build_taesd
+        from .pictures import Pictures, load_coder
         from .session import Nets
 
-        vae = self.vae
-        if row.tiny_vae:
+        vae, tiny = self.vae, self.release.vae != VAE
+        if row.tiny_vae and not tiny:
             if self._tiny is None:
-                self._tiny = build_taesd(tensors.load(TAESD))
-            vae = self._tiny.to(device, next(self.unet.parameters()).dtype)
+                self._tiny, tiny = load_coder(TAESD)
+            vae, tiny = self._tiny.to(device, next(self.unet.parameters()).dtype), True
         many = 8 if device.type == "cuda" else 2
-        return Nets(unet=self.unet, pictures=Pictures(vae, tiny=row.tiny_vae, batch=many))
+        return Nets(unet=self.unet, pictures=Pictures(vae, tiny=tiny, batch=many))
 
 
 def open_checkpoint(
@@ -106,7 +107,7 @@ def open_checkpoint(
 
     from ...models.unet3d import UNet3D, config_of
     from ...weights import tensors
-    from .pictures import build_vae
+    from .pictures import load_coder
 
     kind = tensors.require(path, *KINDS)
     row = _release(path, kind.name, release)
@@ -122,7 +123,7 @@ def open_checkpoint(
     unet.load_state_dict(state, assign=True)
     unet.train(False).requires_grad_(False)
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    vae = build_vae(tensors.vae_names(tensors.load(VAE)))
+    vae, _ = load_coder(row.vae)
     # its eight bits of bfloat16 would show as bands; past diffusers' own ``to``, which warns about nothing
     torch.nn.Module.to(vae, torch.float32 if dtype == torch.bfloat16 else dtype)
     return Hosted(row, unet, vae)
@@ -130,11 +131,14 @@ def open_checkpoint(
 
 def _release(path: Path, kind: str, named: str) -> Release:
     from ...errors import WeightsError
+    from ...weights import tensors
     from ...weights.catalog import CATALOG
 
-    rows = {row.name: row for row in RELEASES}
+    rows = {row.name: row for row in (TINY, *RELEASES)}
     if named != "auto":
         return rows[named]
+    if tensors.read_shapes(path)["conv_in.weight"][0] < PUBLISHED_WIDTH:
+        return TINY
     if kind == "latentsync-unet":
         return rows["latentsync-1.0"]
     size = path.stat().st_size

@@ -64,6 +64,17 @@ def build_taesd(tensors: Mapping[str, Tensor]) -> Any:
     return vae.train(False).requires_grad_(False)
 
 
+def load_coder(name: str) -> tuple[Any, bool]:
+    """The autoencoder of catalogue row ``name`` on the CPU, and whether it is of TAESD's kind."""
+    from ...weights import tensors
+    from ...weights.catalog import entry
+
+    loaded = tensors.load(name)
+    if entry(name).kind == "taesd":
+        return build_taesd(loaded), True
+    return build_vae(tensors.vae_names(loaded)), False
+
+
 def _levels(tensors: Mapping[str, Tensor], prefix: str) -> tuple[int, ...]:
     """Residual blocks of each level; plain convolutions stand between levels."""
     counts: list[int] = []

@@ -53,6 +53,9 @@ class Speech:
     times: np.ndarray
     """``(T,)`` float64 seconds."""
 
+    def __len__(self) -> int:
+        return len(self.steps)
+
     def tokens(self, rows: Sequence[int]) -> Tensor:
         """``(T, L, D)`` for these output frames."""
         return self.features.tokens(self.steps[list(rows)])

@@ -113,7 +113,10 @@ def test_features_have_one_row_a_time(engine):
     times = [Fraction(i, 25) for i in range(17)]
     heard = engine.listen(Hum(), times)
     assert len(heard) == 17
-    assert np.isfinite(np.asarray(heard, np.float64)).all()
+    # a diffusion engine makes its rows when they are asked for
+    rows = heard if isinstance(heard, np.ndarray) else heard.tokens(range(17)).numpy()
+    assert len(rows) == 17
+    assert np.isfinite(rows).all()
 
 
 @pytest.mark.parametrize("count", [COUNT, 1], ids=["clip", "still"])
