@@ -60,7 +60,9 @@ def random_weights(config: UNetConfig) -> UNet3D:
 
 def original(checkout: Path, state: dict[str, torch.Tensor]) -> Any:
     """The published class with ``state``, sharing its memory; a word in place of it where it cannot run."""
-    sys.path.insert(0, str(checkout))
+    # this file has the name of its package
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [str(checkout), *(one for one in sys.path if Path(one).resolve() != here)]
     try:
         import latentsync.utils  # noqa: F401 - the parent of what is replaced
         from omegaconf import OmegaConf
@@ -251,6 +253,9 @@ def on_cpu(choices: argparse.Namespace) -> None:
     print(f"difference of ours {off(got, expected)}")
     if choices.float32:
         return
+    if name == "original":
+        # what only its float32 weights are held by
+        del network
     ours.to(torch.bfloat16)
     half = ours.listen(audio.bfloat16())
     if name == "original":
@@ -265,7 +270,7 @@ def on_cpu(choices: argparse.Namespace) -> None:
     for row, value in made16.items():
         print(f"difference of {row} from float32 {off(value, expected)}")
     if choices.vae:
-        del network, ours, theirs
+        del ours, theirs
         gc.collect()
         pictures = autoencoder(torch.device("cpu"), torch.float32)
         frame = torch.randn(2, 3, choices.size, choices.size).clamp(-1, 1)
