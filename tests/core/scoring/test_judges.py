@@ -205,8 +205,9 @@ def test_stream_equals_batch(name, tmp_path, monkeypatch, drawn_clip, drawn_watc
     count = 32 - length
     assert found.counts == [count]
     assert found.frames.tolist() == list(range(0, count, every))
-    crops = judge.crops(track, np.arange(32), "original", 1.0)
-    images = np.stack([crops.cut(frame, frame.index) for frame in Reader(clip).frames()][:32])
+    crops = judge.crops(track, np.arange(count + length - 1), "original", 1.0)
+    frames = list(Reader(clip).frames())[: count + length - 1]
+    images = np.stack([crops.cut(frame, frame.index) for frame in frames])
     mel = torch.from_numpy(sync_mel.mel(np.concatenate(list(voice.blocks(16_000)))))
     with torch.no_grad():
         seen, heard = [], []

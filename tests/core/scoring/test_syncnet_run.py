@@ -43,9 +43,11 @@ def test_stream_equals_batch(folder, tmp_path, monkeypatch, drawn_clip, drawn_wa
     count = 15 - 5
     assert found.counts == [count]
     assert found.frames.tolist() == list(range(count))
-    crops = Crops(track, np.arange(15), protocol=protocol)
-    images = [crops.cut(frame, frame.index)[..., ::-1] for frame in Reader(clip)]
-    tensor = torch.from_numpy(np.stack(images[: count + 4]).astype(np.float32))
+    # Medians run over the frames that are looked at, not over the last one.
+    crops = Crops(track, np.arange(count + 4), protocol=protocol)
+    frames = list(Reader(clip))[: count + 4]
+    images = [crops.cut(frame, frame.index)[..., ::-1] for frame in frames]
+    tensor = torch.from_numpy(np.stack(images).astype(np.float32))
     rows = mfcc(to_integers(np.concatenate(list(voice.blocks(16_000))))).astype(np.float32)
     windows = torch.stack([torch.from_numpy(rows[4 * i : 4 * i + 20].T) for i in range(count)])
     with torch.no_grad():
