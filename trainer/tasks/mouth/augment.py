@@ -167,7 +167,7 @@ def front(rows: np.ndarray, parts: Segments, rng: np.random.Generator) -> np.nda
     edges = np.round(np.concatenate([[0.0], parts.ends]) * 100).astype(int)
     out = rows
     for number in np.nonzero(_ROUND_VOWELS[parts.codes])[0]:
-        begin, end = edges[number], min(edges[number + 1], len(rows))
+        begin, end = int(edges[number]), min(int(edges[number + 1]), len(rows))
         if end - begin < 2:
             continue
         mean = rows[begin:end].mean(0) + 0.25 * place
