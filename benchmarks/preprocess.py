@@ -159,7 +159,7 @@ def original(raw: Path, checkout: Path, place: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--input-dir", type=Path, required=True)
     parser.add_argument("--original", type=Path)
     parser.add_argument("--ray", action="store_true")
