@@ -41,7 +41,7 @@ $(VENV)/.tests: $(VENV)/.core pyproject.toml
 	$(BIN)/python -c "import torch" 2>/dev/null \
 	|| $(BIN)/python -m pip install --quiet --retries 0 --timeout 10 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null \
 	|| $(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[diffusion,preprocess,dev]"
+	$(BIN)/python -m pip install --quiet -e ".[diffusion,preprocess,train,dev]"
 	touch $@
 
 clean:
