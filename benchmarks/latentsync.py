@@ -228,11 +228,8 @@ def on_cpu(choices: argparse.Namespace) -> None:
         else:
             name = "original"
 
-            theirs = lambda sample, timestep, audio: (
-                made(  # noqa: E731
-                    sample, torch.tensor(timestep), audio
-                ).sample
-            )
+            def theirs(sample, timestep, audio):
+                return made(sample, torch.tensor(timestep), audio).sample
 
     side = choices.size // 8
     sample = torch.randn(1, 13, choices.frames, side, side)
