@@ -14,6 +14,7 @@ from .sampler import Sampler
 from .save import SaveDub
 from .score import FixOffset, SyncNetScore
 from .speech import WhisperFeatures
+from .train import TrainRecipe
 
 __all__ = ["NODES", "comfy_entrypoint"]
 
@@ -33,6 +34,7 @@ NODES: list[type[bridge.io.ComfyNode]] = [
     FixOffset,
     ModelDownloader,
     SelfCheck,
+    TrainRecipe,
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io as bytes_io
+import itertools
 import json
 import logging
 import math
@@ -386,6 +387,30 @@ def save_name(prefix: str, suffix: str, size: tuple[int, int]) -> Path:
         prefix, folder_paths.get_output_directory(), size[0], size[1]
     )
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
+
+
+def keep_text(folder: str, name: str, suffix: str, text: Callable[[str], str]) -> Path:
+    """``text(name)`` as a file in ``folder`` of the output folder; no file is ever replaced.
+
+    One that says just that is taken as it is; beside one that says something else the new one, and
+    the name in its text, becomes ``name-2`` and so on.
+    """
+    base = Path(folder_paths.get_output_directory()) / folder
+    base.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = name if number == 1 else f"{name}-{number}"
+        path, content = base / f"{free}{suffix}", text(free).encode()
+        if not path.exists():
+            break
+        if path.is_file() and path.read_bytes() == content:
+            return path
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def input_files(*kinds: str) -> list[str]:

@@ -28,6 +28,28 @@ CONTAINERS = ("mp4", "mov", "mkv", "webm")
 EVERYBODY = "off"
 """The word for turns of nobody: whoever `face` chooses speaks all the time."""
 SPEAKERS = (EVERYBODY, "auto")
+RECIPES = {
+    "curriculum": ("stage1", "stage2"),
+    "small_latentsync": ("stage1", "stage2"),
+    "stage1": ("stage1",),
+    "stage1_512": ("stage1",),
+    "stage2": ("stage2",),
+    "stage2_512": ("stage2",),
+    "stage2_efficient": ("stage2",),
+    "syncnet_16_latent": ("syncnet",),
+    "syncnet_16_pixel": ("syncnet",),
+    "syncnet_16_pixel_attn": ("syncnet",),
+    "syncnet_25_pixel": ("syncnet",),
+    "tiny_latentsync": ("stage1", "stage2"),
+    "tiny_listener": ("hear",),
+    "tiny_syncnet": ("near", "judge"),
+    "tiny_vae": ("code",),
+}
+"""The trainer's, and their stages."""
+RECIPES_WITHOUT_DATA = ("tiny_listener",)
+"""They learn from what they invent."""
+RECIPE_PARTS = ("task", "seed", "data", "model", "pairs", "stages", "run")
+"""What the name of a setting begins with."""
 
 
 def default(name: str) -> Any:

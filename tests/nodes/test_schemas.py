@@ -22,6 +22,7 @@ IDS = [
     "LipSyncFixOffset",
     "LipSyncDownloadModel",
     "LipSyncCheckSystem",
+    "LipSyncTrainRecipe",
 ]
 DRAWN = ("LIPSYNC_REPORT", "LIPSYNC_WAVE", "LIPSYNC_COMPARE")
 
@@ -68,7 +69,7 @@ def test_search_aliases(pack, nodes, monkeypatch):
 
     for module in ("audio", "check", "dub", "faces", "models", "paste", "sample", "sampler"):
         monkeypatch.setattr(getattr(pack.nodes, module), "Schema", schema)
-    for module in ("save", "score", "speech"):
+    for module in ("save", "score", "speech", "train"):
         monkeypatch.setattr(getattr(pack.nodes, module), "Schema", schema)
     for node in nodes.values():
         node.define_schema()
