@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .dub import Dubbed
 
-ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
+ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
 """ClickException, of the click that typer brings inside it or beside it, whichever this one does."""
 
 BAD_INPUT = 2
@@ -467,7 +467,7 @@ def main() -> None:
     except ClickError as error:
         context = getattr(error, "ctx", None)
         hint = f"; see `{context.command_path} --help`" if context else ""
-        typer.echo(f"lipsync: {error.format_message().rstrip('.')}{hint}", err=True)
+        typer.echo(f"lipsync: {cast(Any, error).format_message().rstrip('.')}{hint}", err=True)
         code = BAD_INPUT
     except LipSyncError as error:
         typer.echo(f"lipsync: {' '.join(str(error).split())}", err=True)

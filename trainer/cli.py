@@ -20,7 +20,7 @@ from . import config
 if TYPE_CHECKING:
     from .loop import Pace, Watch
 
-ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
+ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
 BAD_INPUT = 2
 STOPPED = 130
 EVERY = 30.0
@@ -186,7 +186,9 @@ def main() -> None:
         typer.echo("trainer: stopped at once; the last saved state is whole", err=True)
         code = STOPPED
     except ClickError as error:
-        typer.echo(f"trainer: {error.format_message().rstrip('.')}; see --help", err=True)
+        typer.echo(
+            f"trainer: {cast(Any, error).format_message().rstrip('.')}; see --help", err=True
+        )
         code = BAD_INPUT
     except Stopped as stop:
         if _first():

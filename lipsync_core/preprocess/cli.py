@@ -16,7 +16,7 @@ from . import config as configs
 from . import gpus
 from .runner import Pace, Watch, full_said, run
 
-ClickError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[2])
+ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
 BAD_INPUT = 2
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -201,7 +201,7 @@ def main() -> None:
         typer.echo("preprocess: stopped; run the same command again to go on", err=True)
         code = 130
     except ClickError as error:
-        typer.echo(f"preprocess: {error.format_message().rstrip('.')}", err=True)
+        typer.echo(f"preprocess: {cast(Any, error).format_message().rstrip('.')}", err=True)
         code = BAD_INPUT
     except LipSyncError as error:
         typer.echo(f"preprocess: {' '.join(str(error).split())}", err=True)

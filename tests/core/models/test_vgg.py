@@ -84,7 +84,9 @@ def test_features_are_those_of_musetalk_s_loss():
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     shown = [
-        nn.functional.interpolate(torch.stack([waves(k) for k in pair]), (224, 224), mode="bilinear")
+        nn.functional.interpolate(
+            torch.stack([waves(k) for k in pair]), (224, 224), mode="bilinear"
+        )
         for pair in ((3, 4), (60, 61))
     ]
     real, fake = (network((x - mean) / deviation, network.first) for x in shown)
@@ -94,7 +96,9 @@ def test_features_are_those_of_musetalk_s_loss():
 
 def heads_of(plan, seed=0):
     torch.manual_seed(seed)
-    return {f"lin{k}.model.1.weight": torch.rand(1, block[-1], 1, 1) for k, block in enumerate(plan)}
+    return {
+        f"lin{k}.model.1.weight": torch.rand(1, block[-1], 1, 1) for k, block in enumerate(plan)
+    }
 
 
 @pytest.fixture(scope="module")
