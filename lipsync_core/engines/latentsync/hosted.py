@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from .session import Nets, Speech
 
 KINDS = ("latentsync-unet-motion", "latentsync-unet-decoder-motion", "latentsync-unet")
-PUBLISHED_WIDTH = 320
-"""Channels of the first layer of everything that ByteDance published."""
 
 
 class Hosted(LatentSync):
@@ -131,14 +129,11 @@ def open_checkpoint(
 
 def _release(path: Path, kind: str, named: str) -> Release:
     from ...errors import WeightsError
-    from ...weights import tensors
     from ...weights.catalog import CATALOG
 
     rows = {row.name: row for row in (TINY, *RELEASES)}
     if named != "auto":
         return rows[named]
-    if tensors.read_shapes(path)["conv_in.weight"][0] < PUBLISHED_WIDTH:
-        return TINY
     if kind == "latentsync-unet":
         return rows["latentsync-1.0"]
     size = path.stat().st_size

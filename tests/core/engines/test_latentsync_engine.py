@@ -433,3 +433,19 @@ def test_a_window_can_be_left_in_the_middle_of_a_pass(engine):
         # and the engine is as good as new
         again = begin(engine).render(crops(18), frames, frames).crops
         np.testing.assert_array_equal(again, whole)
+
+
+def test_the_bundled_network_is_told_from_a_stranger_s(tmp_path):
+    from safetensors.torch import save_file
+
+    from lipsync_core.engines.latentsync import hosted
+    from lipsync_core.weights import tensors
+
+    path = files.find("latentsync-tiny")
+    assert hosted.open_checkpoint(path, dtype=torch.float32).release.name == "latentsync-tiny"
+    # of another size, it may be anybody's
+    other = tmp_path / "mine.safetensors"
+    state = {name: value.float() for name, value in tensors.read_tensors(path).items()}
+    save_file(state, other)
+    with pytest.raises(WeightsError, match="choose the release"):
+        hosted.open_checkpoint(other, dtype=torch.float32)
