@@ -116,6 +116,26 @@ def check_cancel() -> None:
     throw_exception_if_processing_interrupted()
 
 
+def import_listening(*names: str) -> None:
+    """Imports libraries that take seconds to load, and leaves when Cancel is pressed meanwhile.
+
+    The import goes on by itself then. What fails to import is left to whoever needs it.
+    """
+    import importlib
+    import threading
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):
+            for name in names:
+                importlib.import_module(name)
+
+    loading = threading.Thread(target=load, name="lipsync-import", daemon=True)
+    loading.start()
+    while loading.is_alive():
+        loading.join(0.05)
+        check_cancel()
+
+
 def progress(after: float = 0.0) -> Progress:
     """What a core stage calls while it works: ComfyUI's bar and preview, and Cancel at every call.
 

@@ -63,6 +63,8 @@ class WhisperFeatures(bridge.Node):
         from ..lipsync_core import staged
 
         bridge.share_models()
+        if engine != choices.ENGINES[0]:
+            bridge.import_listening("transformers.models.whisper.modeling_whisper")
         heard = staged.hear(
             bridge.sound(audio), staged.row(engine), bridge.rate(fps), bridge.progress()
         )

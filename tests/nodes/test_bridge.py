@@ -201,3 +201,28 @@ def test_shapes_of_trim_windows(bridge):
     assert bridge.trim_window(Trimmed()) == (Fraction(3, 2), Fraction(7, 2))
     assert bridge.trim_window(Whole()) == (None, None)
     assert bridge.trim_window(object()) == (None, None)
+
+
+def test_cancel_is_heard_while_a_library_loads(bridge, monkeypatch, tmp_path):
+    """A library that takes long to import does not keep anybody waiting; it is there afterwards."""
+    import sys
+    import time
+
+    (tmp_path / "slow_to_load.py").write_text("import time\ntime.sleep(1)\nloaded = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    class Pressed(Exception):
+        pass
+
+    def cancel():
+        raise Pressed
+
+    monkeypatch.setattr(bridge, "check_cancel", cancel)
+    began = time.monotonic()
+    with pytest.raises(Pressed):
+        bridge.import_listening("slow_to_load")
+    assert time.monotonic() - began < 0.9
+    monkeypatch.setattr(bridge, "check_cancel", lambda: None)
+    bridge.import_listening("slow_to_load")
+    assert sys.modules["slow_to_load"].loaded
+    bridge.import_listening("not_here_at_all")
