@@ -310,8 +310,6 @@ def sound(audio: Any, *, what: str = "voice") -> Audio:
 
     Raises ``MediaError`` when there is no sound (a silent video gives None) or it is empty.
     """
-    import numpy as np
-
     if audio is None:
         raise MediaError(
             f"{what}: there is no sound; the video it comes from has no sound track. "
@@ -333,8 +331,9 @@ def sound(audio: Any, *, what: str = "voice") -> Audio:
         raise MediaError(f"{what}: the sound is empty; check the node before it")
     if rate <= 0:
         raise MediaError(f"{what}: the sound says {rate} samples per second")
-    samples = waveform.detach().to(device="cpu").float().contiguous().numpy()
-    return Audio(samples=np.array(samples, np.float32), rate=rate)
+    return Audio(
+        samples=_copied(waveform.detach().to(device="cpu").float().numpy(), rate), rate=rate
+    )
 
 
 def audio(value: Audio) -> dict[str, Any]:
@@ -342,8 +341,20 @@ def audio(value: Audio) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    samples = torch.from_numpy(np.array(value.samples, np.float32))
-    return {"waveform": samples[None], "sample_rate": int(value.rate)}
+    samples = value.samples
+    # a piece of a longer sound must not change with it
+    if not (samples.flags.owndata and samples.flags.writeable and samples.dtype == np.float32):
+        samples = _copied(samples, int(value.rate))
+    return {"waveform": torch.from_numpy(samples)[None], "sample_rate": int(value.rate)}
+
+
+def _copied(samples: np.ndarray, rate: int) -> np.ndarray:
+    """A copy of ``(K, S)``, ten seconds at a time, between which Cancel is heard."""
+    from ..lipsync_core.media.audio import joined
+
+    step = 10 * rate
+    parts = [samples[:, at : at + step] for at in range(0, max(samples.shape[1], 1), step)]
+    return joined(parts, check_cancel)
 
 
 def playable(value: Audio) -> ui.SavedResult:
