@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,27 +22,15 @@ import numpy as np
 import torch
 
 from lipsync_core.engines.latentsync import TINY, LatentSync
-from lipsync_core.media.audio import MemoryVoice
 from lipsync_core.models.unet3d import UNet3D, config_of
-from lipsync_core.types import Audio, FaceTrack, Settings
+from lipsync_core.types import Settings
 from lipsync_core.weights import tensors
 from trainer.presenters import measure
+from trainer.presenters.dubbing import dubbed, truth
 from trainer.presenters.people import numbers
 from trainer.presenters.take import Take
 
 FPS = 25
-
-
-def track_of(take: Take) -> FaceTrack:
-    count = take.frame_count
-    return FaceTrack(
-        points=take.points,
-        boxes=take.boxes,
-        present=np.ones(count, bool),
-        strength=np.ones(count, np.float32),
-        shots=np.zeros(count, np.int32),
-        detector="truth",
-    )
 
 
 def engine_with(path: Path | None) -> LatentSync:
@@ -55,36 +43,14 @@ def engine_with(path: Path | None) -> LatentSync:
         loaded = engine._loaded
 
         def replaced(device, row):
-            nets = loaded(device, row)
-            nets.__dict__["unet"] = unet.train(False).to(device)
-            return nets
+            return replace(loaded(device, row), unet=unet.train(False).to(device))
 
         engine._loaded = replaced
     return engine
 
 
-def dubbed(engine: LatentSync, take: Take, other: Take, preset: str, strength: float) -> np.ndarray:
-    """``(T, 64, 64, 3)`` float32 crops of ``take`` speaking what ``other`` says."""
-    times = [Fraction(i, FPS) for i in range(take.frame_count)]
-    voice = MemoryVoice(Audio(samples=other.sound[None].astype(np.float32), rate=16000))
-    settings = Settings(preset=preset, strength=strength, device=DEVICE)
-    session = engine.start(
-        speech=engine.listen(voice, times), track=track_of(take), study=None, settings=settings
-    )
-    crops, drawn = take.crops(), []
-    for start in range(0, len(crops), session.window):
-        rows = range(start, min(start + session.window, len(crops)))
-        made = session.render(crops[rows.start : rows.stop], list(rows), list(rows))
-        mask = made.masks[..., None]
-        drawn.append(made.crops * mask + crops[rows.start : rows.stop] * (1 - mask))
-    return np.concatenate(drawn)
-
-
-def judged(drawn: np.ndarray, truth: np.ndarray, take: Take) -> dict[str, float]:
-    seen, right = (
-        measure.opening(np.clip(x, 0, 255).round().astype(np.uint8), take.person)
-        for x in (drawn, truth)
-    )
+def judged(drawn: np.ndarray, wanted: np.ndarray, take: Take) -> dict[str, float]:
+    seen, right = (measure.opening(pictures, take.person) for pictures in (drawn, wanted))
     likeness = np.corrcoef(seen, right)[0, 1] if seen.std() > 1e-6 else 0.0
     return {
         "late_frames": float(measure.lag(seen, right)),
@@ -94,7 +60,6 @@ def judged(drawn: np.ndarray, truth: np.ndarray, take: Take) -> dict[str, float]
 
 
 def main() -> None:
-    global DEVICE
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -106,7 +71,6 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG: source, truth, drawn, of some clips")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    DEVICE = given.device
     torch.manual_seed(0)
     people = numbers(given.seed, 2 * given.clips, "held-out")
     frames = round(given.seconds * FPS)
@@ -122,15 +86,14 @@ def main() -> None:
     for k in range(given.clips):
         take = Take(people[2 * k], frames, resolution=64, seed=k)
         other = Take(people[2 * k + 1], frames, resolution=64, seed=1000 + k)
-        truth = np.stack(
-            [take.picture(i, other.shapes[i], take.matrices[i], (64, 64)) for i in range(frames)]
-        )
+        wanted = truth(take, other)
         shown = np.linspace(2, frames - 3, 12).astype(int)
-        parts = [take.crops()[shown], truth[shown]]
+        parts = [take.crops()[shown], wanted[shown]]
         for name, (engine, strength) in models.items():
-            drawn = dubbed(engine, take, other, given.preset, strength)
-            found[name].append(judged(drawn, truth, take))
-            parts.append(np.clip(drawn[shown], 0, 255).round().astype(np.uint8))
+            settings = Settings(preset=given.preset, strength=strength, device=given.device)
+            drawn = dubbed(engine, take, other, settings)
+            found[name].append(judged(drawn, wanted, take))
+            parts.append(drawn[shown])
         if k < 4:
             rows += [np.concatenate(list(part), axis=1) for part in parts[:3]]
     seconds = time.perf_counter() - began
@@ -157,8 +120,6 @@ def main() -> None:
             json.dumps({"clips": given.clips, "seed": given.seed, "models": table}, indent=2) + "\n"
         )
 
-
-DEVICE = "cpu"
 
 if __name__ == "__main__":
     main()

@@ -90,7 +90,7 @@ class LossConfig:
     """InfoNCE over the pairs of a batch: how SyncNet begins where batches are too small for ``sync`` alone."""
     edges: float = 0.0
     """Mean absolute error of the steps between neighbouring pixels; of the VAE."""
-    kl: float = 0.0
+    variance: float = 0.0
     """How far the variance of the autoencoder's latents is from 1."""
     shapes: float = 0.0
     """Squared error of the mouth shapes that the listener's states tell."""
@@ -109,7 +109,7 @@ class LossConfig:
 
 DECODED = ("pixel", "lpips", "sync", "trepa")
 """Terms about pictures, for which the estimate of the clean latent is decoded."""
-TERMS = ("noise", "pixel", "lpips", "sync", "trepa", "contrastive", "edges", "kl", "shapes")
+TERMS = ("noise", "pixel", "lpips", "sync", "trepa", "contrastive", "edges", "variance", "shapes")
 """What of ``LossConfig`` is the weight of a term."""
 
 

@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 from lipsync_core.errors import LipSyncError
+
+from .cli import BAD_INPUT, ClickError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -78,7 +80,10 @@ def main() -> None:
         app(standalone_mode=False)
     except LipSyncError as error:
         print(f"hear: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
+    except ClickError as error:
+        print(f"hear: {cast(Any, error).format_message().rstrip('.')}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
     except typer.Exit as leaving:
         sys.exit(leaving.exit_code)
 

@@ -545,3 +545,25 @@ def test_the_cache_trains_syncnet_s_networks(syncnet):
     chunks = list(zip(pictures.split(2), sound.split(2), strict=True))
     losses.cached_backward(net, chunks, losses.contrastive)
     torch.testing.assert_close(gradients(net), whole, atol=1e-5 * whole.abs().max(), rtol=0)
+
+
+def test_pairs_that_do_not_belong_are_negatives_of_the_others_alone() -> None:
+    draw = torch.Generator().manual_seed(5)
+    seen, heard = (
+        torch.nn.functional.normalize(torch.rand(6, 8, generator=draw), dim=1) for _ in range(2)
+    )
+    everybody = torch.ones(6)
+    assert torch.equal(
+        losses.contrastive(seen, heard, together=everybody), losses.contrastive(seen, heard)
+    )
+    some = torch.tensor([1.0, 0, 1, 1, 0, 1])
+    rows = [0, 2, 3, 5]
+    alike = seen @ heard.T / 0.07
+    wanted = sum(
+        float(torch.nn.functional.cross_entropy(table[rows], torch.tensor(rows)))
+        for table in (alike, alike.T)
+    )
+    assert float(losses.contrastive(seen, heard, together=some)) == pytest.approx(wanted / 2, 1e-6)
+    nobody = seen.clone().requires_grad_()
+    losses.contrastive(nobody, heard, together=torch.zeros(6)).backward()
+    assert not nobody.grad.any()

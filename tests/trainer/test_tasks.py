@@ -59,7 +59,7 @@ def frozen_files(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[s
 
 WEIGHTS = {
     "listener": LossConfig(noise=0, shapes=1),
-    "vae": LossConfig(noise=0, pixel=1, edges=0.5, kl=1e-6),
+    "vae": LossConfig(noise=0, pixel=1, edges=0.5, variance=0.1),
     "syncnet": LossConfig(noise=0, sync=1),
     "latentsync": LossConfig(noise=1, snr_gamma=5, mask_weight=4, pixel=0.2, sync=0.05),
 }

@@ -94,7 +94,7 @@ class VAE(Task):
             "pixel": ((found - pictures).abs() * weights).mean(),
             "edges": _edges(found - pictures, weights),
             # each channel of the latents has variance 1, as diffusion wants it
-            "kl": (second - 1).square().mean(),
+            "variance": (second - 1).square().mean(),
         }
 
     def _weights(self, pictures: Tensor, mask_weight: float) -> Tensor:

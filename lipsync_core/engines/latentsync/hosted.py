@@ -84,7 +84,7 @@ class Hosted(LatentSync):
         vae, tiny = self.vae, self.release.vae != VAE
         if row.tiny_vae and not tiny:
             if self._tiny is None:
-                self._tiny, tiny = load_coder(TAESD)
+                self._tiny, _ = load_coder(TAESD)
             vae, tiny = self._tiny.to(device, next(self.unet.parameters()).dtype), True
         many = 8 if device.type == "cuda" else 2
         return Nets(unet=self.unet, pictures=Pictures(vae, tiny=tiny, batch=many))
