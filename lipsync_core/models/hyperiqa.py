@@ -1,6 +1,9 @@
 """HyperIQA (Su et al., CVPR 2020): how good a picture looks, by a small network made for that picture.
 
-Layer sizes and key names follow the published ``koniq_pretrained.pkl``, trained on KonIQ-10k.
+Layer sizes and key names follow the authors' code and, with them, the published ``koniq_pretrained.pkl``
+(KonIQ-10k), which was never opened here. What is known of it fits: 109,768,650 bytes, as its 302 float
+tensors have under these names, without counters, in PyTorch 0.4's pickle of tensors on ``cuda:0``;
+listings of its pickle name no other kind of tensor.
 """
 
 from __future__ import annotations

@@ -344,11 +344,10 @@ CATALOG: tuple[Entry, ...] = (
         repository="ByteDance/LatentSync-1.5",
         file="auxiliary/koniq_pretrained.pkl",
         revision="32a20d29aead0498e3e885e90dbbe8027da1b61b",
-        sha256=None,
-        # Counted from its tensors.
-        size=110_000_000,
-        exact=False,
-        licence="not stated for the weights (code MIT)",
+        # The authors' own file, of their Google Drive, under another address.
+        sha256="ff9277bcc68ecc10e77d88b6d0a32825ec3c85562095542734ec6212eaaf6d81",
+        size=109_768_650,
+        licence="not stated for the weights (code MIT; asked: SSL92/hyperIQA#50)",
         commercial=None,
         folder="lipsync",
         saved_as="koniq_pretrained.pkl",
