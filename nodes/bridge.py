@@ -673,6 +673,16 @@ def register_folders() -> None:
     folder_paths.folder_names_and_paths[MODEL_FOLDER] = (paths, set(suffixes) | MODEL_SUFFIXES)
 
 
+BUNDLED = "latentsync-tiny (comes along)"
+
+
+def bundled_checkpoints() -> list[str]:
+    """The network of our own, where the pack was installed with it; the registry's archive has none."""
+    from ..lipsync_core.weights import files
+
+    return [BUNDLED] if files.find(BUNDLED.partition(" ")[0]) else []
+
+
 def checkpoints() -> list[str]:
     """Names of files in the lipsync model folders, then those in ComfyUI's own that say what they are.
 
@@ -690,7 +700,11 @@ def checkpoints() -> list[str]:
 
 
 def checkpoint_path(name: str) -> Path:
-    """The file behind one of ``checkpoints``."""
+    """The file behind one of ``checkpoints`` or ``bundled_checkpoints``."""
+    if name == BUNDLED:
+        from ..lipsync_core.weights import files
+
+        return files.fetch(BUNDLED.partition(" ")[0])
     for kind in CORE_FOLDERS:
         if name.endswith(f" [{kind}]"):
             return Path(folder_paths.get_full_path_or_raise(kind, name.removesuffix(f" [{kind}]")))

@@ -25,7 +25,8 @@ class LoadModel(bridge.Node):
             display_name="Load LipSync Model",
             category=f"{bridge.CATEGORY}/stages",
             description=(
-                "Gets the network that draws the mouth. The draft engine needs no file; checkpoints are looked for in "
+                "Gets the network that draws the mouth. The draft engine needs no file, and latentsync-tiny comes along to "
+                "try every stage of diffusion (it knows rendered faces only); checkpoints are looked for in "
                 "models/lipsync, in diffusion_models and checkpoints where their name says latentsync, and in the folders "
                 "of extra_model_paths.yaml."
             ),
@@ -34,9 +35,9 @@ class LoadModel(bridge.Node):
                 option(
                     io.Combo,
                     "model",
-                    options=[DRAFT, *bridge.checkpoints()],
+                    options=[DRAFT, *bridge.bundled_checkpoints(), *bridge.checkpoints()],
                     default=DRAFT,
-                    tooltip="The draft engine, or a checkpoint file from the model folders.",
+                    tooltip="The draft engine, the small network that comes along, or a checkpoint file from the model folders.",
                 ),
                 option(
                     io.Combo,

@@ -310,3 +310,14 @@ def test_a_file_of_turns_says_who_speaks(run, nodes, comfy_folder):
     assert max(right[:8].max(), right[34:].max(), left.max()) < 20
     refused = nodes["LipSyncDubVideo"].validate_inputs(speaker="gone.json")
     assert "gone.json" in refused
+
+
+def test_the_bundled_network_is_offered_and_loads_as_any_checkpoint(bridge, run):
+    """So that every stage of diffusion can be tried without a download."""
+    pytest.importorskip("diffusers")
+    assert bridge.bundled_checkpoints() == [bridge.BUNDLED]
+    if not os.environ.get("COMFYUI_PATH"):
+        pytest.skip("needs ComfyUI's own model patcher: set COMFYUI_PATH")
+    (model,) = run("LipSyncLoadModel", model=bridge.BUNDLED, dtype="float32").result
+    assert model.engine.release.name == "latentsync-tiny"
+    assert model.engine.unet.config.audio_width == 64
