@@ -49,8 +49,12 @@ CLOSED_SECONDS, CLOSING_SECONDS = 0.05, 0.018
 """How long a closure lasts at least, and the slope at its ends (sigma)."""
 WEAK_PRESS = 0.5
 """How much a press without a peak narrows the mouth."""
-CLOSED_EARLY = 0.01
+_CENTRE = 6
+"""Rows to either side of a peak of press over which its centre is taken."""
+CLOSED_EARLY = 0.005
 """Seconds by which lips meet before the middle of the closure that is heard."""
+TEETH_NARROW = 0.7
+"""How much teeth on the lip narrow the mouth."""
 OPEN_GAIN, LOUD_SHARE, ROUND_NARROWS, REST = 1.6, 0.1, 1.0, 0.02
 """How far the opening that is heard is drawn, how much loudness adds where there is speech, how much
 rounded lips narrow the mouth, and the opening that still counts as closed.
@@ -241,7 +245,8 @@ def closures(press: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """When the lips meet, from the network's ``(N,)`` press at 100 rows a second.
 
     ``(E,)`` seconds and ``(E,)`` how firmly: 1 from .1 above ``CLOSURE``, less down to .1 below it, so that
-    nothing hangs on a hair.
+    nothing hangs on a hair. The moment is the centre of the hump, not its highest row: a long closure is a
+    plateau, highest anywhere.
     """
     padded = np.pad(press.astype(np.float64), 2)
     smooth = 0.25 * padded[1:-3] + 0.5 * padded[2:-2] + 0.25 * padded[3:-1]
@@ -255,7 +260,10 @@ def closures(press: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         else:
             kept.append(int(row))
     firm = np.clip((smooth[kept] - CLOSURE + 0.1) / 0.2, 0, 1)
-    return np.array(kept, np.float64) / ROWS_PER_SECOND, firm
+    rows = np.array(kept, np.int64)[:, None] + np.arange(-_CENTRE, _CENTRE + 1)
+    weights = np.square(np.pad(press.astype(np.float64), _CENTRE)[rows + _CENTRE])
+    centres = (weights * rows).sum(1) / weights.sum(1)
+    return centres / ROWS_PER_SECOND, firm
 
 
 def _intervals(moments: np.ndarray) -> np.ndarray:
@@ -325,7 +333,8 @@ def draw(raw: np.ndarray, moments: np.ndarray) -> np.ndarray:
     narrowed = heard[:, OPEN] * np.maximum(1 - ROUND_NARROWS * heard[:, ROUND], 0)
     opening = OPEN_GAIN * narrowed + LOUD_SHARE * heard[:, VOICE]
     out = np.empty((len(moments), len(SHAPES)), np.float32)
-    out[:, OPEN] = np.clip(opening - REST, 0, 1.1) * (1 - press)
+    narrow = (1 - press) * (1 - TEETH_NARROW * teeth * (1 - contact))
+    out[:, OPEN] = np.clip(opening - REST, 0, 1.1) * narrow
     out[:, JAW] = np.clip(1.2 * (heard[:, JAW] - 0.05), 0, 1)
     out[:, WIDE] = np.clip(1.15 * heard[:, WIDE] - 0.03, 0, 1)
     out[:, ROUND] = np.clip(ROUND_GAIN * heard[:, ROUND] - ROUND_REST, 0, 1)

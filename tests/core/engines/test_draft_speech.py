@@ -9,7 +9,7 @@ import pytest
 
 from lipsync_core.audio.mel import RATE
 from lipsync_core.engines.draft import speech
-from lipsync_core.engines.draft.speech import JAW, OPEN, PRESS, VOICE, closures, hear
+from lipsync_core.engines.draft.speech import FV, JAW, OPEN, PRESS, VOICE, closures, hear
 from lipsync_core.errors import WeightsError
 
 SENTENCE = Path(speech.__file__).parents[2] / "demo" / "sentence.flac"
@@ -237,6 +237,26 @@ def test_lips_meet_a_little_before_the_closure_is_heard():
     moments = np.arange(0.9, 1.1, 0.0025)
     closed = speech.draw(raw, moments)[:, PRESS]
     assert moments[closed > 0.99].mean() == pytest.approx(1.0 - speech.CLOSED_EARLY, abs=0.003)
+
+
+def test_a_long_closure_is_met_in_its_middle_wherever_it_is_highest():
+    press = np.zeros(200, np.float32)
+    press[97:104] = [0.95, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]
+    assert closures(press)[0] == pytest.approx([1.0], abs=0.005)
+    press[:] = 0
+    press[0:3] = 0.9  # at the very edge of the voice
+    assert closures(press)[0] == pytest.approx([0.01], abs=0.005)
+
+
+def test_teeth_on_the_lip_narrow_the_mouth():
+    raw = np.zeros((200, speech.OUTPUTS), np.float32)
+    raw[:, [OPEN, JAW, VOICE]] = 0.5
+    moments = np.array([0.96, 1.0])
+    plain = speech.draw(raw, moments)[1]
+    raw[95:106, FV] = 1.0
+    with_teeth = speech.draw(raw, moments)[1]
+    assert with_teeth[OPEN] < 0.5 * plain[OPEN]
+    assert with_teeth[FV] > 0.9
 
 
 def test_a_long_voice_can_be_left_while_it_is_understood():

@@ -1,9 +1,14 @@
 """Compares what the draft engine hears with real lips measured by ``measure.py``.
 
-    python -m trainer.tasks.mouth.evaluate LIPS_DIR CLIP [CLIP ...] [--weights mouth.safetensors] [--ideal]
+    python -m trainer.tasks.mouth.evaluate LIPS_DIR CLIP [CLIP ...] [--weights mouth.safetensors] [--ideal] [--events]
 
 With ``--ideal`` nothing is heard: the true sounds of GRID's sentences, found by ``align.py``, go through the
 table of ``phones.py`` and the drawing rules. That is what a perfect listener would reach with these labels.
+``--events`` lists, for clips of GRID, every stretch of frames drawn closed and every closure that was missed.
+
+Two ranks of the real lips are given for the frames drawn closed. The plain one is ``percentile_ranks``; it also
+orders the frames in which the lips are shut, by what the measuring makes of them. The visible one,
+``visible_ranks``, takes all shut lips for equal.
 
 Reads the sound of each clip and ``LIPS_DIR/<clip>.npz``. Clips of the GRID corpus are named after their
 sentence (``lbax4n``: lay blue at x four now), so their p, b and m can be found.
@@ -29,6 +34,10 @@ LAGS = np.arange(-500, 501, 10)
 
 NEAR = 0.12
 """Seconds around the aligned closure within which the real lips are narrowest: that frame counts."""
+
+SHUT = 0.02
+"""Of the span of the eyes: lips that measure less are shut. It is less than a pixel in clips of GRID; between
+lips that meet in speech and lips at rest the mesh reads .001 to .006, by chance. .01 and .03 give the same ranks."""
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _WORDS = (
@@ -81,6 +90,12 @@ def percentile_ranks(curve: np.ndarray) -> np.ndarray:
     below = (curve[None, :] < curve[:, None]).mean(1)
     ties = (curve[None, :] == curve[:, None]).mean(1)
     return below + ties / 2
+
+
+def visible_ranks(curve: np.ndarray) -> np.ndarray:
+    """0..1 for each frame: the share of the clip's frames in which the lips are visibly nearer to each other."""
+    seen = np.maximum(curve, SHUT)
+    return (seen[None, :] < seen[:, None]).mean(1)
 
 
 def grid_sentence(stem: str) -> str | None:
@@ -163,6 +178,52 @@ def ideal_shapes(rows: np.ndarray, samples: np.ndarray, text: str) -> np.ndarray
     return np.concatenate([shapes, voice_level(bands, parts)[:, None]], 1).astype(np.float32)
 
 
+def events(
+    sound: np.ndarray, text: str, lips: dict[str, np.ndarray], pressed: np.ndarray
+) -> list[str]:
+    """A line for each stretch of ``(T,)`` frames drawn closed, and for each closure of ``text`` without one."""
+    from .align import aligned
+    from .phones import IS_BILABIAL, SYMBOLS
+
+    parts = aligned(sound, text)
+    if parts is None:
+        return ["the words were not found in the sound"]
+    times, ranks, seen = lips["time"], percentile_ranks(lips["open"]), visible_ranks(lips["open"])
+    names = [SYMBOLS[code] for code in parts.codes]
+    bilabial = IS_BILABIAL[parts.codes]
+
+    def around(index: int) -> str:
+        before, after = names[max(0, index - 2) : index], names[index + 1 : index + 3]
+        return f"{''.join(before)}[{names[index]}]{''.join(after)}"
+
+    def values(frames: np.ndarray) -> str:
+        return (
+            f"opening {lips['open'][frames].mean():.3f}, rank {ranks[frames].mean():.2f}, "
+            f"visible {seen[frames].mean():.2f}"
+        )
+
+    lines = []
+    met = np.zeros(len(names), bool)
+    frames = np.nonzero(pressed)[0]
+    for run in np.split(frames, np.nonzero(np.diff(frames) > 1)[0] + 1):
+        if not len(run):
+            continue
+        begin, end = times[run[0]] - 0.05, times[run[-1]] + 0.05
+        here = bilabial & (parts.starts < end) & (parts.ends > begin)
+        met |= here
+        middle = (times[run[0]] + times[run[-1]]) / 2
+        index = int(here.argmax()) if here.any() else int(np.searchsorted(parts.ends, middle))
+        kind = "found " if here.any() else "wrong "
+        lines.append(
+            f"{kind} {times[run[0]]:.2f} s {len(run)} frames {around(index)}: {values(run)}"
+        )
+    for index in np.nonzero(bilabial & ~met)[0]:
+        inside = np.nonzero((times >= parts.starts[index]) & (times <= parts.ends[index]))[0]
+        place = inside if len(inside) else np.array([np.abs(times - parts.starts[index]).argmin()])
+        lines.append(f"missed {parts.starts[index]:.2f} s {around(int(index))}: {values(place)}")
+    return lines
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -170,12 +231,14 @@ def main() -> None:
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--weights", type=Path, default=speech.WEIGHTS)
     parser.add_argument("--ideal", action="store_true", help="the true sounds instead of a network")
+    parser.add_argument("--events", action="store_true", help="list every closure")
     options = parser.parse_args()
     net = speech.network(options.weights)
     print("clip      open  loud  jaw   (loud) width (loud) lag ms (r)    "
-          "press>.5: n, real rank | true closures: n, drawn rank, real rank, caught")  # fmt: skip
+          "press>.5: n, real rank, visible rank | true closures: n, drawn rank, real rank, caught")  # fmt: skip
     table, mean_lags, cpu, seconds = [], [], 0.0, 0.0
     at_press: list[float] = []
+    seen_at_press: list[float] = []
     at_closure: list[float] = []
     real_at_closure: list[float] = []
     caught: list[bool] = []
@@ -210,9 +273,13 @@ def main() -> None:
         ranks = percentile_ranks(lips["open"])
         closed = heard[:, PRESS] > 0.5
         at_press += list(ranks[closed])
+        seen = visible_ranks(lips["open"])
+        seen_at_press += list(seen[closed])
         line = f"{clip.stem:9.9} " + " ".join(f"{v:+.2f}" for v in row)
         line += f"  {LAGS[lags.argmax()]:+4d} ({lags.max():.2f})    {closed.sum():2d} "
-        line += f"{ranks[closed].mean():.2f}" if closed.any() else "  - "
+        line += (
+            f"{ranks[closed].mean():.2f} {seen[closed].mean():.2f}" if closed.any() else "  -    -"
+        )
         if text:
             drawn = percentile_ranks(heard[:, OPEN])
             here, real, hits = [], [], []
@@ -229,11 +296,13 @@ def main() -> None:
                 line += f" | {len(here)} {np.mean(here):.2f} {np.mean(real):.2f} {sum(hits)}"
             line += f" ({text})"
         print(line)
+        if options.events and text:
+            print(*events(sound.samples, text, lips, closed), sep="\n")
     mean = np.mean(table, 0)
     peak = np.mean(mean_lags, 0)
     print(f"{'mean':9} " + " ".join(f"{v:+.2f}" for v in mean)
           + f"  {LAGS[peak.argmax()]:+4d} ({peak.max():.2f})"
-          + f"    {len(at_press)} {np.mean(at_press):.2f}"
+          + f"    {len(at_press)} {np.mean(at_press):.2f} {np.mean(seen_at_press):.2f}"
           + (f" | {len(at_closure)} {np.mean(at_closure):.2f} {np.mean(real_at_closure):.2f}"
              f" {sum(caught)}" if at_closure else ""))  # fmt: skip
     print(f"mean r of opening {mean[0]:.3f} (loudness {mean[1]:.3f}), width {mean[4]:.3f}; "
