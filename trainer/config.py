@@ -81,6 +81,9 @@ class LossConfig:
 
     noise: float = 1.0
     """Mean squared error of the predicted noise."""
+    clean: float = 0.0
+    """Mean squared error of the clean latents that the predicted noise means. At early steps, which
+    decide what quick sampling draws, ``noise`` hardly tells a right picture from a wrong one."""
     pixel: float = 0.0
     """Mean absolute error of the decoded lower half."""
     lpips: float = 0.0
@@ -99,7 +102,7 @@ class LossConfig:
     max_timestep: int = 1000
     """Terms of decoded pictures count only below this step: above, the one-step estimate is a guess."""
     mask_weight: float = 1.0
-    """How much more the hidden part of the latent counts in the noise term than the part that is seen."""
+    """How much more the hidden part of the latent counts in ``noise`` and ``clean`` than what is seen."""
 
     @property
     def decodes(self) -> bool:
@@ -109,7 +112,18 @@ class LossConfig:
 
 DECODED = ("pixel", "lpips", "sync", "trepa")
 """Terms about pictures, for which the estimate of the clean latent is decoded."""
-TERMS = ("noise", "pixel", "lpips", "sync", "trepa", "contrastive", "edges", "variance", "shapes")
+TERMS = (
+    "noise",
+    "clean",
+    "pixel",
+    "lpips",
+    "sync",
+    "trepa",
+    "contrastive",
+    "edges",
+    "variance",
+    "shapes",
+)
 """What of ``LossConfig`` is the weight of a term."""
 
 
@@ -165,6 +179,11 @@ class StageConfig:
     """Motion modules of the UNet: ``none``, ``all`` or ``decoder``; what is new starts at the identity."""
     mixed_noise: float = 1.0
     """Alpha of the noise that the frames of a clip share, against their own (LatentSync: 1)."""
+    from_noise: float = 0.0
+    """Share of samples that are given noise alone at the last step, as drawing begins. Training's own last
+    step leaves a trace of the picture, from which a network that starts from scratch takes its colours."""
+    seconds: float = 30.0
+    """Of a block of speech, for the listener; it learns fastest from short ones, and is asked in 30 s."""
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     switch: SwitchConfig = field(default_factory=SwitchConfig)
@@ -343,6 +362,7 @@ def checked(recipe: Recipe) -> Recipe:
                 f"{at}.optimizer.betas holds {len(stage.optimizer.betas)} numbers; AdamW takes two"
             )
         shares += [(f"{at}.optimizer.betas", beta) for beta in stage.optimizer.betas]
+        shares += [(f"{at}.from_noise", stage.from_noise)]
         _check_stage(recipe, name, stage)
     for name, number, bound in least:
         if number < bound:

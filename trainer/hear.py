@@ -19,7 +19,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 def hear(
-    folders: list[Path], whisper: str, *, told: Callable[[int, int], None] = lambda done, of: None
+    folders: list[Path],
+    whisper: str,
+    *,
+    device: str = "cpu",
+    told: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
     """Adds ``whisper (W, L, D)`` float16 of the encoder ``whisper`` (a row or a path) to every clip.
 
@@ -34,7 +38,7 @@ def hear(
     from . import frozen
     from .data import Clips
 
-    encoder = frozen.whisper(whisper)
+    encoder = frozen.whisper(whisper).to(device)
     mark = frozen.digest(encoder)
     clips = Clips([str(folder) for folder in folders])
     heard = 0
@@ -45,7 +49,7 @@ def hear(
         known = json.loads(facts.get("lipsync", "{}"))
         if known.get("whisper") != mark:
             stored = load_file(path)
-            stored["whisper"] = states(stored["sound"].astype("float32") / 32768, encoder, "cpu")
+            stored["whisper"] = states(stored["sound"].astype("float32") / 32768, encoder, device)
             facts["lipsync"] = json.dumps({**known, "whisper": mark})
             part = path.with_name(f"{path.name}.{os.getpid()}.part")
             try:
@@ -64,6 +68,7 @@ def run(
     whisper: Annotated[
         str, typer.Option(help="A model of the catalogue, or a file.")
     ] = "whisper-tiny",
+    device: Annotated[str, typer.Option(help="Where it hears, as torch calls it.")] = "cpu",
 ) -> None:
     """Stores Whisper features beside the clips of FOLDERS."""
 
@@ -71,7 +76,7 @@ def run(
         if done % 50 == 0 or done == of:
             typer.echo(f"{done} of {of} clips", err=True)
 
-    typer.echo(f"heard {hear(folders, whisper, told=told)} clips")
+    typer.echo(f"heard {hear(folders, whisper, device=device, told=told)} clips")
 
 
 def main() -> None:

@@ -73,6 +73,13 @@ def timesteps(seeds: Tensor, count: int = 1000) -> Tensor:
     )
 
 
+def chosen(seeds: Tensor, share: float, purpose: str) -> Tensor:
+    """``(B,)`` bool on the CPU: about ``share`` (0..1) of the samples, others for each ``purpose``."""
+    return torch.stack(
+        [torch.rand((), generator=_dice(s, purpose)) < share for s in seeds.tolist()]
+    )
+
+
 def drop_audio(tokens: Tensor, seeds: Tensor, share: float) -> Tensor:
     """``tokens`` ``(B, …)`` with all-zero rows for about ``share`` (0..1) of the samples.
 
@@ -80,11 +87,10 @@ def drop_audio(tokens: Tensor, seeds: Tensor, share: float) -> Tensor:
     that branch. Which samples hear nothing depends on their seed alone. Gives ``tokens`` itself
     where nobody is chosen.
     """
-    deaf = [torch.rand((), generator=_dice(s, "audio dropout")) < share for s in seeds.tolist()]
-    if not any(deaf):
+    deaf = chosen(seeds, share, "audio dropout")
+    if not deaf.any():
         return tokens
-    chosen = torch.stack(deaf).to(tokens.device)
-    return tokens.masked_fill(chosen.view(-1, *[1] * (tokens.dim() - 1)), 0.0)
+    return tokens.masked_fill(deaf.to(tokens.device).view(-1, *[1] * (tokens.dim() - 1)), 0.0)
 
 
 # --- the predicted noise
@@ -114,6 +120,12 @@ def clean_estimate(
     return (noisy.float() - (1 - alpha).sqrt() * predicted.float()) / alpha.sqrt()
 
 
+def meant_noise(noisy: Tensor, clean: Tensor, timestep: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """The noise ``(B, …)`` whose prediction in ``noisy`` means ``clean``: ``clean_estimate`` backwards."""
+    alpha = _along(alphas_cumprod[timestep.to(alphas_cumprod.device)], noisy)
+    return (noisy.float() - alpha.sqrt() * clean.float()) / (1 - alpha).sqrt()
+
+
 def noise_error(
     predicted: Tensor,
     noise: Tensor,
@@ -135,11 +147,7 @@ def noise_error(
     """
     if snr_gamma <= 0 and (mask is None or mask_weight == 1):
         return F.mse_loss(predicted.float(), noise.float())
-    errors = (predicted.float() - noise.float()).square()
-    if mask is not None and mask_weight != 1:
-        weights = 1 + (mask_weight - 1) * mask.to(errors).expand_as(errors)
-        errors = errors * (weights / weights.flatten(1).mean(1).view(-1, *[1] * (errors.dim() - 1)))
-    rows = errors.flatten(1).mean(1)
+    rows = _weighed((predicted.float() - noise.float()).square(), mask, mask_weight)
     if snr_gamma > 0:
         if timestep is None or alphas_cumprod is None:
             raise ValueError("min-SNR weighting needs the time steps and the table of alphas")
@@ -147,6 +155,26 @@ def noise_error(
         ratio = alpha / (1 - alpha)
         rows = rows * ratio.clamp(max=snr_gamma) / ratio
     return rows.mean()
+
+
+def clean_error(
+    estimate: Tensor, clean: Tensor, *, mask: Tensor | None = None, mask_weight: float = 1.0
+) -> Tensor:
+    """Mean squared error of the clean latents ``(B, C, T, h, w)`` that a prediction means, a scalar.
+
+    It is the error of the noise divided by the SNR (Salimans and Ho 2022 weigh so where steps are
+    few): at step 999 a wholly wrong picture costs 0.005 as noise, and its full variance here.
+    ``mask`` and ``mask_weight`` as in ``noise_error``.
+    """
+    return _weighed((estimate.float() - clean.float()).square(), mask, mask_weight).mean()
+
+
+def _weighed(errors: Tensor, mask: Tensor | None, mask_weight: float) -> Tensor:
+    """Means ``(B,)`` of ``errors``, hidden places ``mask_weight`` times as much, weights of mean 1."""
+    if mask is not None and mask_weight != 1:
+        weights = 1 + (mask_weight - 1) * mask.to(errors).expand_as(errors)
+        errors = errors * (weights / weights.flatten(1).mean(1).view(-1, *[1] * (errors.dim() - 1)))
+    return errors.flatten(1).mean(1)
 
 
 # --- decoded pictures

@@ -189,6 +189,42 @@ def test_the_mask_moves_weight_and_adds_none():
     assert (hidden / seen).item() == pytest.approx(3)
 
 
+def test_the_clean_error_is_the_noise_s_over_the_snr():
+    table = torch.linspace(0.999, 0.005, 1000)
+    clean, noise = torch.randn(2, 2, 4, 3, 8, 8).unbind()
+    said = noise + 0.3 * torch.randn_like(noise)
+    for step in (5, 500, 999):
+        steps = torch.tensor([step, step])
+        noisy = losses.add_noise(clean, noise, steps, table)
+        meant = losses.clean_estimate(noisy, said, steps, table)
+        ratio = float(table[step] / (1 - table[step]))
+        assert losses.clean_error(meant, clean) == pytest.approx(
+            float(losses.noise_error(said, noise)) / ratio, rel=1e-3
+        )
+    mask = torch.zeros(1, 1, 3, 8, 8)
+    mask[..., 4:, :] = 1
+    wrong = torch.cat([torch.zeros(2, 4, 3, 4, 8), torch.ones(2, 4, 3, 4, 8)], dim=-2)
+    # hidden half wrong, seen half right: weights 1 and 4, of mean 1
+    assert losses.clean_error(wrong, 0 * wrong, mask=mask, mask_weight=4) == pytest.approx(0.8)
+
+
+def test_the_meant_noise_leads_back_to_the_clean_latents():
+    table = torch.linspace(0.999, 0.005, 1000)
+    clean, noisy = torch.randn(2, 3, 4, 2, 4, 4).unbind()
+    steps = torch.tensor([0, 400, 999])
+    noise = losses.meant_noise(noisy, clean, steps, table)
+    back = losses.clean_estimate(noisy, noise, steps, table)
+    torch.testing.assert_close(back, clean, atol=1e-4, rtol=1e-4)
+
+
+def test_purposes_choose_samples_apart_from_each_other():
+    seeds = torch.arange(4000)
+    first, second = (losses.chosen(seeds, 0.3, purpose) for purpose in ("one", "another"))
+    assert first.float().mean() == pytest.approx(0.3, abs=0.03)
+    assert second[first].float().mean() == pytest.approx(0.3, abs=0.04)
+    assert not losses.chosen(seeds, 0.0, "one").any()
+
+
 # --- decoded pictures
 
 

@@ -61,7 +61,7 @@ WEIGHTS = {
     "listener": LossConfig(noise=0, shapes=1),
     "vae": LossConfig(noise=0, pixel=1, edges=0.5, variance=0.1),
     "syncnet": LossConfig(noise=0, sync=1),
-    "latentsync": LossConfig(noise=1, snr_gamma=5, mask_weight=4, pixel=0.2, sync=0.05),
+    "latentsync": LossConfig(noise=1, clean=0.1, snr_gamma=5, mask_weight=4, pixel=0.2, sync=0.05),
 }
 
 
@@ -216,6 +216,53 @@ def test_motion_comes_in_without_changing_a_picture(
     state = task.network.state_dict()
     task.begin(second)
     assert all(torch.equal(value, state[name]) for name, value in task.network.state_dict().items())
+
+
+def test_noise_alone_leaves_no_trace_of_the_hidden_picture(
+    data: Path, frozen_files: dict[str, str]
+) -> None:
+    task = built("latentsync", data, frozen_files)
+    given: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def seen(noisy: torch.Tensor, timestep: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        given.append((noisy, timestep))
+        return torch.zeros_like(noisy[:, :4])
+
+    batch = batch_of(task, [0, 1, 2, 3])
+    half = batch["crops"].shape[-1] // 2
+    other = {**batch, "crops": batch["crops"].clone()}
+    # only what is hidden: the lower middle
+    other["crops"][..., half + 8 : half + 24, half - 8 : half + 8] *= -1
+    loss = LossConfig(noise=1, clean=1)
+    errors = []
+    with torch.no_grad():
+        for share in (1.0, 0.0):
+            for one in (batch, other):
+                terms = task.losses(seen, one, stage("latentsync", loss=loss, from_noise=share))
+                errors.append(float(terms["clean"]))
+    for (left, first), (right, second) in (given[:2], given[2:]):
+        assert torch.equal(first, second)
+        assert torch.equal(left, right) == bool((first == 999).all())
+    assert given[0][1].tolist() == [999] * 4
+    # the picture is still what has to be said
+    assert errors[0] != errors[1]
+
+
+def test_ears_hear_a_short_block_as_the_same_part_of_a_long_one(data: Path) -> None:
+    task = named("listener")(recipe("listener", data), CPU)
+    mel = torch.randn(2, 80, 300, generator=torch.Generator().manual_seed(2))
+    first = torch.tensor([0, 700])
+    with torch.no_grad():
+        cut = task.network(mel, first)
+        # what enters the layers knows its neighbours and its place alone
+        for row, start in enumerate(first.tolist()):
+            block = torch.zeros(1, 80, 3000)
+            block[..., 2 * start : 2 * start + 300] = mel[row]
+            whole = task.network(block)[0, 0, start : start + 150]
+            torch.testing.assert_close(cut[0, row, 1:-1], whole[1:-1], atol=1e-5, rtol=1e-5)
+    task.network.zero_grad()
+    task.network(mel, first).sum().backward()
+    assert task.network.encoder.layers[0].fc1.weight.grad is not None
 
 
 def test_codes_kept_in_memory_are_those_made_each_time(

@@ -168,6 +168,11 @@ class LatentSync(Task):
         seeds, timestep = batch["seed"], losses.timesteps(batch["seed"]).to(self.device)
         noise = losses.mixed_noise(seeds, clean.shape, stage.mixed_noise).to(self.device)
         noisy = losses.add_noise(clean, noise, timestep, self._alphas)
+        blank = losses.chosen(seeds, stage.from_noise, "noise alone").to(self.device)
+        if blank.any():
+            timestep = torch.where(blank, len(self._alphas) - 1, timestep)
+            noisy = torch.where(blank.view(-1, 1, 1, 1, 1), noise, noisy)
+            noise = losses.meant_noise(noisy, clean, timestep, self._alphas)
         mask = self._mask(clean)
         audio = losses.drop_audio(batch["audio"], seeds, self.recipe.model.audio_dropout)
         given = torch.cat([noisy, mask, masked, reference], dim=1)
@@ -183,13 +188,20 @@ class LatentSync(Task):
                 mask_weight=loss.mask_weight,
             )
         }
+        if not (loss.clean > 0 or loss.decodes):
+            return terms
+        estimates = losses.clean_estimate(noisy, predicted, timestep, self._alphas)
+        if loss.clean > 0:
+            terms["clean"] = losses.clean_error(
+                estimates, clean, mask=mask, mask_weight=loss.mask_weight
+            )
         if loss.decodes:
             weights = losses.gate(timestep, loss.max_timestep)
             chosen = weights > 0
             if not chosen.any():
                 zero = predicted.float().sum() * 0
                 return terms | {name: zero for name in DECODED if getattr(loss, name) > 0}
-            estimate = losses.clean_estimate(noisy, predicted, timestep, self._alphas)[chosen]
+            estimate = estimates[chosen]
             shown = self._decoded(estimate)
             truth = batch["crops"][chosen]
             errors: dict[str, Tensor] = {}
@@ -300,7 +312,7 @@ class LatentSync(Task):
         from torch.utils.data import default_collate
 
         samples = self.samples(stage, validation=True)
-        plain = replace(stage, loss=type(stage.loss)())
+        plain = replace(stage, loss=type(stage.loss)(), from_noise=0.0)
         total = 0.0
         for start in range(0, self.recipe.run.validation_batches * stage.batch, stage.batch):
             batch = default_collate([samples[k] for k in range(start, start + stage.batch)])

@@ -30,12 +30,16 @@ SHAPES = 6
 """Open, jaw, wide, round, press, fv."""
 STEPS = BLOCK // 2
 """Of the encoder in its 30 s."""
-LENGTHS = (2.0, 30.0)
-"""Seconds of speech in a block; zeros follow, as inference pads."""
-VARIETY = 160
-"""Different blocks, more than an hour of speech; sound takes longer to make than to learn from."""
+SHORTEST = 2
+"""Seconds of speech in a block of 30 s that is not full; zeros follow, as inference pads."""
+FULL = 0.4
+"""Share of such blocks that are spoken through; shorter ones always are."""
+HOURS = 12
+"""Of different speech: with one hour the ears knew its voices better than others."""
 SPEAKERS = 6
 """Seconds after which another voice may speak."""
+LOUDNESS = (0.06, 0.11)
+"""Root mean square of a voice: who speaks in one recording is about as loud as the others there."""
 
 
 class Ears(nn.Module):
@@ -43,24 +47,19 @@ class Ears(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        from transformers import WhisperConfig
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-        self.encoder = WhisperEncoder(
-            WhisperConfig(
-                d_model=width,
-                num_mel_bins=BANDS,
-                max_source_positions=STEPS,
-                encoder_layers=layers,
-                encoder_attention_heads=width // HEAD_WIDTH,
-                encoder_ffn_dim=4 * width,
-                dropout=0.0,
-            )
-        )
+        self.encoder = _encoder(width, layers, STEPS)
         self.readings = nn.ModuleList([nn.Linear(width, SHAPES) for _ in range(layers + 1)])
+        # not a part of the network: the same layers behind another table of places
+        self._short: list[nn.Module] = []
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """``(layers + 1, B, 1500, 6)`` shapes as each state tells them, of ``(B, 80, 3000)``."""
+    def forward(self, mel: Tensor, first: Tensor | None = None) -> Tensor:
+        """``(layers + 1, B, N / 2, 6)`` shapes as each state tells them, of ``(B, 80, N)``.
+
+        Fewer than 3000 columns are as if cut from a block of 30 s, at the steps ``first`` ``(B,)``.
+        """
+        encoder: Any = self.encoder
+        if mel.shape[-1] < BLOCK:
+            encoder = self._cut(mel.shape[-1] // 2, first)
         states: list[Tensor] = []
 
         def entering(_: Any, args: tuple, kwargs: dict) -> None:
@@ -69,69 +68,129 @@ class Ears(nn.Module):
         def leaving(_: Any, __: Any, result: Any) -> None:
             states.append(result[0] if isinstance(result, tuple) else result)
 
-        layers: Any = self.encoder.layers
-        handles = [layers[0].register_forward_pre_hook(entering, with_kwargs=True)]
-        handles += [layer.register_forward_hook(leaving) for layer in layers]
+        handles = [encoder.layers[0].register_forward_pre_hook(entering, with_kwargs=True)]
+        handles += [layer.register_forward_hook(leaving) for layer in encoder.layers]
         try:
-            self.encoder(mel)
+            encoder(mel)
         finally:
             for handle in handles:
                 handle.remove()
         return torch.stack([read(state) for read, state in zip(self.readings, states, strict=True)])
 
+    def _cut(self, steps: int, first: Tensor | None) -> Any:
+        """The encoder for blocks of ``steps``, which transformers' own takes in one length alone."""
+        whole: Any = self.encoder
+        table = whole.embed_positions.weight
+        if not self._short or self._short[0].config.max_source_positions != steps:  # type: ignore[union-attr]
+            short: Any = _encoder(table.shape[1], len(whole.layers), steps)
+            short.conv1, short.conv2 = whole.conv1, whole.conv2
+            short.layers, short.layer_norm = whole.layers, whole.layer_norm
+            short.embed_positions = _Places(steps)
+            self._short = [short]
+        short = self._short[0]
+        start = torch.zeros(1, dtype=torch.int64) if first is None else first
+        places = start.to(table.device)[:, None] + torch.arange(steps, device=table.device)
+        short.embed_positions.weight = table[places]
+        return short
+
+
+class _Places(nn.Module):
+    """Rows of the table of positions that begin at another step in each sample."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.num_embeddings = steps
+        self.weight = torch.zeros(0)
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.weight
+
+
+def _encoder(width: int, layers: int, steps: int) -> nn.Module:
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    return WhisperEncoder(
+        WhisperConfig(
+            d_model=width,
+            num_mel_bins=BANDS,
+            max_source_positions=steps,
+            encoder_layers=layers,
+            encoder_attention_heads=width // HEAD_WIDTH,
+            encoder_ffn_dim=4 * width,
+            dropout=0.0,
+        )
+    )
+
 
 class Spoken:
-    """Thirty seconds of invented speech, by number: ``mel (80, 3000)``, ``shapes (1500, 6)``,
-    ``heard (1500,)`` 1 where there is sound.
+    """Blocks of invented speech, by number: ``mel (80, N)``, ``shapes (N / 2, 6)``, ``heard (N / 2,)``
+    1 where there is sound, with ``N`` 100 columns a second.
 
-    Numbers beyond ``VARIETY`` begin again; what was made is kept, 1 MB each.
+    Numbers beyond ``len`` begin again; what was made is kept while ``kept_mb`` suffice.
     """
 
-    def __init__(self, seed: int, *, held_out: bool) -> None:
+    def __init__(self, seed: int, *, held_out: bool, seconds: float, kept_mb: int = 0) -> None:
+        if not SHORTEST <= seconds <= BLOCK / 100:
+            raise SettingsError(
+                f"blocks of {seconds:g} s were asked for; Whisper hears {SHORTEST} to {BLOCK / 100:g}"
+            )
         self.seed = seed
         self.held_out = held_out
-        self._made: dict[int, dict[str, Any]] = {}
+        self.frames = int(seconds * 25)
+        each = 2 * 2 * self.frames * (2 * BANDS + SHAPES + 1)
+        self.kept = kept_mb * 1_000_000 // each
+        self._made: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        return VARIETY
+        return HOURS * 3600 * 25 // self.frames
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
-        number = draw % VARIETY
-        if number not in self._made:
-            self._made[number] = self._make(number)
-        return {**self._made[number], "seed": draw}
+        number = draw % len(self)
+        made = self._made.get(number)
+        if made is None:
+            # in half precision also the first time, so that keeping changes nothing
+            made = {name: value.half() for name, value in self._make(number).items()}
+            if len(self._made) < self.kept:
+                self._made[number] = made
+        return {**{name: value.float() for name, value in made.items()}, "seed": draw}
 
-    def _make(self, number: int) -> dict[str, Any]:
+    def _make(self, number: int) -> dict[str, Tensor]:
         from ..presenters import people, voices
         from ..presenters.visemes import shapes
 
-        rng = np.random.default_rng([self.seed, number])
-        left = float(rng.uniform(*LENGTHS))
+        # whole frames of 40 ms, so that the parts lie on the steps
+        rng = np.random.default_rng([self.seed, self.frames, number])
+        left = self.frames
+        if left == BLOCK // 4 and rng.random() > FULL:
+            # whole seconds: in less a voice may not have begun, and only its noise be made loud
+            left = 25 * int(rng.integers(SHORTEST, BLOCK // 100 + 1))
         sound: list[np.ndarray] = []
         truth: list[np.ndarray] = []
-        while left >= LENGTHS[0]:
-            seconds = min(left, float(rng.integers(2, SPEAKERS + 1)))
-            # whole frames of 40 ms, so that the parts lie on the steps
-            frames = int(seconds * 25)
+        while left > 0:
+            frames = min(left, int(rng.integers(2, SPEAKERS + 1)) * 25)
             (speaker,) = people.numbers(
                 int(rng.integers(1 << 31)), 1, "held-out" if self.held_out else "train"
             )
             speech = voices.speak(voices.voice(speaker), frames / 25, int(rng.integers(1 << 31)))
-            sound.append(speech.sound[: frames * RATE // 25])
+            level = float(np.sqrt(np.mean(speech.sound**2)))
+            loud = float(rng.uniform(*LOUDNESS)) / max(level, 1e-6)
+            sound.append(speech.sound[: frames * RATE // 25] * loud)
             truth.append(shapes(speech.parts, frames, speech.strength)[::2])
-            left -= frames / 25
+            left -= frames
         samples = np.concatenate(sound)
         voice = MemoryVoice(Audio(samples=samples[None].astype(np.float32), rate=RATE))
-        power = np.concatenate(list(mel_blocks(voice)), axis=1)[:, :BLOCK]
-        mel = np.zeros((BANDS, BLOCK), np.float32)
+        columns, steps = 4 * self.frames, 2 * self.frames
+        power = np.concatenate(list(mel_blocks(voice)), axis=1)[:, :columns]
+        mel = np.zeros((BANDS, columns), np.float32)
         mel[:, : power.shape[1]] = (np.maximum(power, power.max() - DYNAMIC_RANGE) + 4) / 4
-        shown = np.concatenate(truth)[:STEPS]
-        wanted = np.zeros((STEPS, SHAPES), np.float32)
+        shown = np.concatenate(truth)[:steps]
+        wanted = np.zeros((steps, SHAPES), np.float32)
         wanted[: len(shown)] = shown
         return {
             "mel": torch.from_numpy(mel),
             "shapes": torch.from_numpy(wanted),
-            "heard": torch.from_numpy((np.arange(STEPS) < len(shown)).astype(np.float32)),
+            "heard": torch.from_numpy((np.arange(steps) < len(shown)).astype(np.float32)),
         }
 
 
@@ -159,12 +218,20 @@ class Listener(Task):
         network.encoder.layer_norm.requires_grad_(False)
 
     def samples(self, stage: StageConfig, *, validation: bool) -> Dataset[dict[str, Any]]:
-        return Spoken(self.recipe.seed, held_out=validation)  # type: ignore[return-value]
+        return Spoken(  # type: ignore[return-value]
+            self.recipe.seed,
+            held_out=validation,
+            seconds=stage.seconds,
+            kept_mb=self.recipe.data.cache_mb,
+        )
 
     def losses(
         self, network: nn.Module, batch: Mapping[str, Any], stage: StageConfig
     ) -> dict[str, Tensor]:
-        found = network(batch["mel"]).float()
+        mel = batch["mel"]
+        # every place of the 30 s has its turn
+        first = batch["seed"] * 7919 % (STEPS - mel.shape[-1] // 2 + 1)
+        found = network(mel, first).float()
         heard = batch["heard"][None, :, :, None]
         error = (found - batch["shapes"][None]).square() * heard
         return {"shapes": error.sum() / heard.sum().clamp(min=1) / len(found)}
