@@ -24,11 +24,12 @@ from trainer import config, memory
 
 ROOT = Path(__file__).parents[1]
 TINY = {
+    "tiny_listener": {"data": False},
     "tiny_vae": {"data": True},
     "tiny_syncnet": {"data": True},
     "tiny_latentsync": {"data": True},
-    "tiny_listener": {"data": False},
 }
+EARS = ("tiny_listener", "hear")
 ENDS = {"model.vae": ("tiny_vae", "code"), "model.syncnet": ("tiny_syncnet", "judge")}
 """Settings of tiny_latentsync that name what others made."""
 
@@ -131,6 +132,14 @@ def presenters(folder: Path) -> Path:
     return folder
 
 
+def hear(place: Path, data: Path) -> None:
+    """The data as the ears hear it that were trained first."""
+    recipe, stage = EARS
+    ears = place / f"{recipe}-{stage}-1" / "weights" / f"{stage}.safetensors"
+    command = [sys.executable, "-m", "trainer.hear", str(data), "--whisper", str(ears)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path)
@@ -146,6 +155,8 @@ def main() -> None:
             data = options.data.resolve() if options.data else presenters(place / "data")
             speed = []
             for name in TINY:
+                if name == "tiny_latentsync":
+                    hear(place, data)
                 for stage in config.load(name).stages:
                     speed.append(
                         {"recipe": name, **trained(name, place, data, options.steps, stage=stage)}

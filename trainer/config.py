@@ -44,6 +44,8 @@ class DataConfig:
     """So many samples may be unreadable, each counted and skipped, before the run ends."""
     cache_mb: int = 0
     """Memory of each loading process for decoded pictures; a small set that fits in is decoded once."""
+    hours: float = 4.0
+    """Of different speech that is invented for the listener; with one its voices are known better than others."""
     latents: bool = False
     """Keeps the VAE's codes of all clips in memory instead of encoding each time; for small sets."""
 
@@ -64,7 +66,7 @@ class ModelConfig:
     motion_scales: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     vae: str = "sd-vae-ft-mse"
     whisper: str = "whisper-tiny"
-    """Hears clips whose features were not stored."""
+    """With what the clips were heard. Training reads the stored features; ``python -m trainer.hear`` stores them."""
     syncnet: str = ""
     """StableSyncNet for the sync loss and for scores; needed where the sync loss has a weight."""
     syncnet_kind: str = "syncnet-16-pixel-attn"
@@ -338,6 +340,7 @@ def checked(recipe: Recipe) -> Recipe:
     _check_numbers(recipe, "")
     least: list[tuple[str, float, float]] = [
         ("data.resolution", recipe.data.resolution, 8),
+        ("data.hours", recipe.data.hours, 0.01),
         ("run.log_every", recipe.run.log_every, 1),
         ("run.keep", recipe.run.keep, 1),
         ("run.timeout_minutes", recipe.run.timeout_minutes, 1),
@@ -510,6 +513,10 @@ def _typed(layer: dict[Any, Any], where: str) -> Recipe:
     from omegaconf.errors import OmegaConfBaseException
 
     conf = _omegaconf()
+    run = layer.get("run")
+    if isinstance(run, Mapping) and run.get("precision") is False:
+        # what YAML takes the word no for
+        layer = {**layer, "run": {**run, "precision": "no"}}
     try:
         merged = conf.merge(conf.structured(Recipe), layer)
         result = conf.to_object(merged)

@@ -78,6 +78,13 @@ def test_overrides(write):
     assert given.data.train == ["a", "b"]
 
 
+@pytest.mark.parametrize("word", ["no", "bf16"])
+def test_a_precision_is_a_word_also_where_yaml_sees_a_truth_value(write, word):
+    assert config.load("tiny_vae", [f"run.precision={word}"]).run.precision == word
+    written = write(f"base: tiny_vae\nrun: {{precision: {word}}}\n")
+    assert config.load(written).run.precision == word
+
+
 def test_bases_are_merged_deep_and_in_chains(write):
     write(SMALL + "model: {heads: 4, init: x}\n", "deep/first.yaml")
     write("base: first.yaml\nstages: {one: null, three: {steps: 9}}\nseed: 4", "deep/second.yaml")

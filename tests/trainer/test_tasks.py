@@ -218,6 +218,14 @@ def test_motion_comes_in_without_changing_a_picture(
     assert all(torch.equal(value, state[name]) for name, value in task.network.state_dict().items())
 
 
+def test_features_of_other_ears_are_told_before_training(
+    data: Path, frozen_files: dict[str, str]
+) -> None:
+    task = named("latentsync")(recipe("latentsync", data, frozen_files, audio_width=128), CPU)
+    with pytest.raises(LipSyncError, match=r"64 wide, model\.audio_width is 128"):
+        task.samples(stage("latentsync"), validation=False)
+
+
 def test_noise_alone_leaves_no_trace_of_the_hidden_picture(
     data: Path, frozen_files: dict[str, str]
 ) -> None:

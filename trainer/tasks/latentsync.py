@@ -20,6 +20,7 @@ from lipsync_core.errors import SettingsError
 from lipsync_core.models.unet3d import UNet3D, UNetConfig
 
 from .. import losses
+from ..clips import BadClip
 from ..config import DECODED
 from .base import Task
 from .look import contact_sheet, open_clips
@@ -141,8 +142,23 @@ class LatentSync(Task):
     def _clips(self, validation: bool) -> Clips:
         """The clips of one side, found once."""
         if validation not in self._sides:
-            self._sides[validation] = open_clips(self.recipe, validation=validation)
+            clips = open_clips(self.recipe, validation=validation)
+            self._check_hearing(clips)
+            self._sides[validation] = clips
         return self._sides[validation]
+
+    def _check_hearing(self, clips: Clips) -> None:
+        """One look at the first clip: features of other ears would fail at each of them."""
+        model = self.recipe.model
+        try:
+            shape = clips[0].shape("whisper")
+        except BadClip:
+            return
+        if shape is not None and shape[-1] != model.audio_width:
+            raise SettingsError(
+                f"{clips[0].source} was heard by ears {shape[-1]} wide, model.audio_width is "
+                f"{model.audio_width}; set it so, or run: python -m trainer.hear FOLDER --whisper ..."
+            )
 
     def samples(self, stage: StageConfig, *, validation: bool) -> Dataset[dict[str, Any]]:
         from ..data import Windows

@@ -34,8 +34,6 @@ SHORTEST = 2
 """Seconds of speech in a block of 30 s that is not full; zeros follow, as inference pads."""
 FULL = 0.4
 """Share of such blocks that are spoken through; shorter ones always are."""
-HOURS = 12
-"""Of different speech: with one hour the ears knew its voices better than others."""
 SPEAKERS = 6
 """Seconds after which another voice may speak."""
 LOUDNESS = (0.06, 0.11)
@@ -130,7 +128,9 @@ class Spoken:
     Numbers beyond ``len`` begin again; what was made is kept while ``kept_mb`` suffice.
     """
 
-    def __init__(self, seed: int, *, held_out: bool, seconds: float, kept_mb: int = 0) -> None:
+    def __init__(
+        self, seed: int, *, held_out: bool, seconds: float, hours: float = 1, kept_mb: int = 0
+    ) -> None:
         if not SHORTEST <= seconds <= BLOCK / 100:
             raise SettingsError(
                 f"blocks of {seconds:g} s were asked for; Whisper hears {SHORTEST} to {BLOCK / 100:g}"
@@ -138,12 +138,13 @@ class Spoken:
         self.seed = seed
         self.held_out = held_out
         self.frames = int(seconds * 25)
+        self.count = max(1, round(hours * 3600 / seconds))
         each = 2 * 2 * self.frames * (2 * BANDS + SHAPES + 1)
         self.kept = kept_mb * 1_000_000 // each
         self._made: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        return HOURS * 3600 * 25 // self.frames
+        return self.count
 
     def __getitem__(self, draw: int) -> dict[str, Any]:
         number = draw % len(self)
@@ -222,6 +223,7 @@ class Listener(Task):
             self.recipe.seed,
             held_out=validation,
             seconds=stage.seconds,
+            hours=self.recipe.data.hours,
             kept_mb=self.recipe.data.cache_mb,
         )
 
