@@ -263,6 +263,9 @@ def _side_data(video: av.VideoFrame, name: str) -> bytes | None:
     return None
 
 
+_DAMAGED = "%s has damaged pictures (%s), which are left out"
+
+
 @dataclass
 class Decoded:
     """A picture as the decoder gave it."""
@@ -290,6 +293,8 @@ class Session:
         """Every picture so far had a time stamp of its own that rose."""
         self.stored = stored
         """Pixel format that pictures are converted to before they are turned upright."""
+        self._strict = whole
+        """The decoder is the one that notices most; given up where it refuses the very first picture."""
         self._warned: set[str] = set()
         self._reformatter: Any = None
         self._open()
@@ -310,16 +315,15 @@ class Session:
             self.stream = _video_stream(self.container, self.path)
             context = self.stream.codec_context
             _check_size(self.path, context.width, context.height)
-            self._context: Any = context
-            self._own = False
-            if context.name == "vp9" and self.stream.metadata.get("alpha_mode") == "1":
-                # libav's own decoder leaves alpha out.
+            self._use(context, own=False)
+            # libav's own decoder leaves alpha out, and shows damage as if it were a picture.
+            if context.name == "vp9" and (
+                self._strict or self.stream.metadata.get("alpha_mode") == "1"
+            ):
                 with suppress(av.error.FFmpegError, ValueError):
-                    self._context = av.CodecContext.create("libvpx-vp9", "r")
-                    self._own = True
-            with suppress(av.error.FFmpegError, RuntimeError, AttributeError):
-                self._context.thread_count = min(os.cpu_count() or 1, DECODER_THREADS)
-                self._context.thread_type = "AUTO"
+                    self._use(av.CodecContext.create("libvpx-vp9", "r"), own=True)
+            elif context.name == "hevc" and self._strict:
+                context.options = {"err_detect": "explode"}
             if self.stream.time_base is None:
                 raise MediaError(f"{self.path}: its video stream has no time base")
             self.time_base: Fraction = self.stream.time_base
@@ -330,6 +334,26 @@ class Session:
         self._fresh = True
         self._last: int | None = None
         self._shift = 0
+
+    def _use(self, context: Any, *, own: bool) -> None:
+        """Decodes with ``context`` from now on; ``own``: it is not the container's."""
+        import av
+
+        self._context, self._own = context, own
+        with suppress(av.error.FFmpegError, RuntimeError, AttributeError):
+            context.thread_count = min(os.cpu_count() or 1, DECODER_THREADS)
+            context.thread_type = "AUTO"
+
+    def _relaxed(self) -> bool:
+        """Opens the file again for the usual decoder; whether that changes anything.
+
+        A strict one may refuse every picture for an odd message beside them.
+        """
+        if not self._strict or self.stream.codec_context.name not in ("vp9", "hevc"):
+            return False
+        self._strict = False
+        self.rewind()
+        return True
 
     def close(self) -> None:
         self.container.close()
@@ -349,9 +373,10 @@ class Session:
         """Pictures from where the file stands to its end; damaged packets are left out."""
         import av
 
-        self._fresh = False
+        refusing, self._fresh = self._fresh, False
         failures = 0
         waiting = False
+        doubted = False
         packets = self.container.demux(self.stream)
         while True:
             try:
@@ -368,6 +393,13 @@ class Session:
                 packets = self.container.demux(self.stream)
                 continue
             flush = packet.size == 0 and packet.dts is None
+            # Something between this packet and the one before is lost: it is the one or the other.
+            torn, doubted = packet.is_corrupt or doubted, packet.is_corrupt
+            if self.whole and torn and not flush:
+                self.damaged += packet.is_corrupt
+                self.warn_once(_DAMAGED, self.path, "packets are missing")
+                waiting = self._begin_anew()
+                continue
             if waiting and not flush and not packet.is_keyframe:
                 continue
             waiting = False
@@ -376,13 +408,15 @@ class Session:
             except EOFError:
                 return
             except av.error.FFmpegError as error:
-                self.warn_once(
-                    "%s has damaged pictures (%s), which are left out", self.path, _reason(error)
-                )
+                if refusing and self._relaxed():
+                    packets = self.container.demux(self.stream)
+                    continue
+                self.warn_once(_DAMAGED, self.path, _reason(error))
                 self.damaged += 1
                 waiting = self._begin_anew()
                 continue
             for video in videos:
+                refusing = False
                 if video.is_corrupt:
                     # a decoder fills what it cannot read from elsewhere, and later ones build on it
                     self.damaged += 1
