@@ -5,6 +5,8 @@ Layer sizes and key names follow the published ``syncnet_v2.model``.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +81,7 @@ class SyncNetV2(nn.Module):
         self.netfcaud = _head()
         self.netcnnlip = _lips()
         self.netfclip = _head()
+        self._flat: tuple[tuple[object, ...], nn.Sequential] | None = None
 
     def hear(self, rows: Tensor) -> Tensor:
         """``(N, 1, 13, 20)`` windows of coefficients, unscaled, to ``(N, 1024)``."""
@@ -90,12 +93,73 @@ class SyncNetV2(nn.Module):
         Only the first layer spans frames, so a run of ``T`` frames costs ``T - 4`` windows and not
         five times as many frames.
         """
+        if crops.device.type == "cpu" and not (self.training or _learns(self)):
+            return self.netfclip(self._flat_lips()(_stacked(crops)).flatten(1))
         lips = self.netcnnlip(crops)
         return self.netfclip(lips.movedim(1, 2).flatten(0, 1).flatten(1))
+
+    def _flat_lips(self) -> nn.Sequential:
+        """``netcnnlip`` in two dimensions, made once; made anew when the weights are others."""
+        state = [*self.netcnnlip.parameters(), *self.netcnnlip.buffers()]
+        now = tuple((one.data_ptr(), one.dtype, one._version) for one in state)
+        if self._flat is None or self._flat[0] != now:
+            # A tuple, so that it is no part of the network's state.
+            self._flat = (now, _flattened(self.netcnnlip))
+        return self._flat[1]
 
     def forward(self, crops: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of lips and of sound; shapes as in :meth:`look` and :meth:`hear`."""
         return self.look(crops), self.hear(rows)
+
+
+def _learns(network: nn.Module) -> bool:
+    return any(value.requires_grad for value in network.parameters())
+
+
+def _stacked(crops: Tensor) -> Tensor:
+    """``(N, 3, T, H, W)`` to ``(N * (T - 4), 15, H, W)``: the frames of each window as channels."""
+    windows = crops.unfold(2, FRAMES, 1).permute(0, 2, 1, 5, 3, 4)
+    flat = windows.flatten(2, 3).flatten(0, 1)
+    return flat.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _flattened(lips: nn.Sequential) -> nn.Sequential:
+    """The same numbers from convolutions in two dimensions, each normalisation inside of the one
+    before: two thirds of the time on a processor."""
+    layers: list[nn.Module] = []
+    for layer in lips:
+        if isinstance(layer, nn.Conv3d):
+            _, *kernel = layer.kernel_size
+            made = nn.Conv2d(
+                layer.in_channels * layer.kernel_size[0],
+                layer.out_channels,
+                (kernel[0], kernel[1]),
+                stride=layer.stride[1:],  # type: ignore[arg-type]
+                padding=layer.padding[1:],  # type: ignore[arg-type]
+                device=layer.weight.device,
+                dtype=layer.weight.dtype,
+            )
+            made.weight.copy_(layer.weight.flatten(1, 2))
+            assert layer.bias is not None
+            assert made.bias is not None
+            made.bias.copy_(layer.bias)
+            layers.append(made.to(memory_format=torch.channels_last))
+        elif isinstance(layer, nn.BatchNorm3d):
+            conv = cast(nn.Conv2d, layers[-1])
+            mean, spread = layer.running_mean, layer.running_var
+            assert conv.bias is not None
+            assert mean is not None
+            assert spread is not None
+            gain = layer.weight / torch.sqrt(spread + layer.eps)
+            conv.weight.mul_(gain[:, None, None, None])
+            conv.bias.copy_((conv.bias - mean) * gain + layer.bias)
+        elif isinstance(layer, nn.MaxPool3d):
+            sizes = (layer.kernel_size, layer.stride, layer.padding)
+            layers.append(nn.MaxPool2d(*(size[1:] for size in sizes)))  # type: ignore[index]
+        else:
+            layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers).requires_grad_(False)
 
 
 def load(state: dict[str, Tensor]) -> SyncNetV2:

@@ -103,3 +103,21 @@ def test_expert(expert):
     for label, name in (((1, 1), "all_true"), ((0, 0), "all_false"), ((1, 0), "true_false")):
         loss = wav2lip_syncnet.sync_loss(sound, face, torch.tensor(label, dtype=torch.float32))
         assert float(loss) == pytest.approx(float(golden[f"bce_{name}"]), abs=1e-5)
+
+
+@torch.no_grad()
+def test_the_quick_way_on_a_processor_gives_the_same(network):
+    crops = torch.rand(2, 3, 7, 224, 224, generator=torch.Generator().manual_seed(1)) * 255
+    quick = network.look(crops)
+    network.requires_grad_(True)
+    plain = network.look(crops)
+    network.requires_grad_(False)
+    assert quick.shape == (6, 1024)
+    torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+    # Other weights are noticed.
+    kept = network.netcnnlip[0].weight.clone()
+    network.netcnnlip[0].weight.mul_(0.5)
+    assert not torch.allclose(network.look(crops), quick)
+    network.netcnnlip[0].weight.copy_(kept)
+    assert torch.allclose(network.look(crops), quick)
+    assert "_flat" not in "".join(network.state_dict())
