@@ -284,9 +284,10 @@ def pose(points: np.ndarray, sar: float) -> dict[str, float]:
     aside = ((square[:, 2] - middle) * across).sum(1) / (2 * half) / half
     yaw = np.degrees(np.arcsin(np.clip(aside, -1, 1)))
     return {
-        "yaw": round(float(np.median(yaw)), 1),
+        # plus nothing, for there is no minus nothing
+        "yaw": round(float(np.median(yaw)), 1) + 0.0,
         "yaw_most": round(float(np.abs(yaw).max()), 1),
-        "roll": round(float(np.median(roll)), 1),
+        "roll": round(float(np.median(roll)), 1) + 0.0,
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LipSyncError
 from .step import Book, Source, Step
 
 if TYPE_CHECKING:
+    from ..media.audio import VoiceFile
     from .config import Config
 
 
@@ -21,7 +23,7 @@ class Broken(Step):
 
     def run(self, sample: Source, book: Book) -> Iterator[Source]:
         try:
-            metrics = look(sample)
+            metrics, voice = look(sample)
         except LipSyncError as error:
             reason = str(error).replace(str(sample.path), sample.path.name)
             book.add(self.name, sample.key, state="rejected", reason=reason)
@@ -35,7 +37,7 @@ class Broken(Step):
             metrics=metrics,
         )
         if not reason:
-            yield sample
+            yield replace(sample, voice=voice)
 
     @staticmethod
     def judge(metrics: Mapping[str, Any], config: Config) -> str:
@@ -52,8 +54,8 @@ class Broken(Step):
         return ""
 
 
-def look(sample: Source) -> dict[str, Any]:
-    """What the file says of itself; LipSyncError where it holds no picture or no sound."""
+def look(sample: Source) -> tuple[dict[str, Any], VoiceFile | None]:
+    """What the file says of itself, and its sound; LipSyncError where it lacks picture or sound."""
     from ..media.audio import VoiceFile
     from ..media.reader import probe
 
@@ -67,7 +69,7 @@ def look(sample: Source) -> dict[str, Any]:
         "codec": facts.codec,
     }
     if facts.is_still:
-        return metrics
+        return metrics, None
     voice = VoiceFile(sample.path)
     metrics |= {
         "sound_seconds": round(float(voice.duration), 3),
@@ -75,4 +77,4 @@ def look(sample: Source) -> dict[str, Any]:
         "sound_codec": voice.codec,
         "sound_mended": voice.mended,
     }
-    return metrics
+    return metrics, voice

@@ -32,7 +32,8 @@ class Resample(Step):
         from ..media.reader import Reader
 
         reader = Reader(sample.path, whole=True)
-        voice = VoiceFile(sample.path)
+        # Listened through already, unless the filter of broken files is left out.
+        voice = sample.voice or VoiceFile(sample.path)
         frames = reader.frames()
         tally: dict[str, Any] = {}
         with closing(frames):  # type: ignore[type-var]

@@ -16,6 +16,7 @@ from .thumbs import jpeg
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..media.audio import VoiceFile
     from ..media.decoder import Clip as Facts
     from ..scoring.motion import MouthMotion
     from ..types import Picture
@@ -64,6 +65,8 @@ class Source:
 
     key: str
     path: Path
+    voice: VoiceFile | None = None
+    """Its sound, once somebody has listened through it; reading it again begins anew."""
     kind: ClassVar[str] = "file"
 
 
