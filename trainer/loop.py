@@ -1,24 +1,20 @@
-"""The loop: steps, batches, loss terms with names, saving. The only file that knows accelerate."""
+"""The loop: steps, batches, loss terms with names, saving. It and ``processes`` alone know accelerate."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
-import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lipsync_core.errors import SettingsError
 
-from . import config, curriculum, state, trackers
+from . import config, curriculum, processes, state, trackers
 from .config import OptimizerConfig, Recipe, StageConfig
 from .state import Ema, Position, Stopped, TrainingError
 
@@ -75,7 +71,7 @@ def train(
       ``weights/<stage>.safetensors``: the end of a stage
     """
     with ExitStack() as ends:
-        ends.callback(_forget)
+        ends.callback(processes.forget)
         run = _Run(recipe, kind, resume=resume, watch=watch)
         ends.callback(run.close)
         run.train()
@@ -101,11 +97,11 @@ class _Run:
         self.recipe = recipe
         self.watch = watch
         self.folder = config.folder(recipe)
-        self.accelerator = _accelerator(recipe)
+        self.accelerator = processes.accelerator(recipe)
         self.first = self.accelerator.is_main_process
         self.sharded = self.accelerator.is_fsdp2
         self.ranks = self.accelerator.num_processes
-        self.signals = _Signals()
+        self.signals = processes.Signals()
         if self.first and not resume and (aside := state.put_aside(self.folder)):
             log.warning("%s held a run; it is %s now", self.folder, aside)
         self.accelerator.wait_for_everyone()
@@ -223,7 +219,7 @@ class _Run:
         if self.sharded:
             # the network was cut in place: the next stage gets a new one with these weights
             weights = self.accelerator.get_state_dict(network)
-            weights = _shared(self.accelerator, weights)
+            weights = processes.shared(self.accelerator, weights)
             stage = self.stage
             self.task = type(self.task)(self.recipe, self.accelerator.device)
             self.task.begin(stage)
@@ -346,7 +342,7 @@ class _Run:
             ),
             num_workers=workers,
             pin_memory=self.accelerator.device.type == "cuda",
-            worker_init_fn=_calm if workers else None,
+            worker_init_fn=processes.calm if workers else None,
             # its own, or each new loader would take a number from what dropout draws from
             generator=torch.Generator().manual_seed(self.recipe.seed),
         )
@@ -615,48 +611,6 @@ class _Run:
         self.accelerator.free_memory()
 
 
-class _Signals:
-    """SIGTERM and Ctrl-C become a wish to stop; the second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.stop = False
-
-    @contextmanager
-    def heeded(self) -> Iterator[None]:
-        before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                before[number] = signal.signal(number, self._hear)
-            except ValueError:
-                # not the main thread: whoever owns that hears them
-                break
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: object) -> None:
-        if self.stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.stop = True
-
-
-def _forget() -> None:
-    """What accelerate keeps for the process, so that its next run may have another precision."""
-    if "accelerate" not in sys.modules:
-        return
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def _calm(worker: int) -> None:
-    """Workers that load leave signals to the process they load for, which goes on until its step is done."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -667,57 +621,3 @@ def _weighted(terms: Mapping[str, torch.Tensor], stage: StageConfig) -> torch.Te
     assert not unknown, f"no weight has the name of {unknown}"
     parts = [getattr(stage.loss, name) * value for name, value in terms.items()]
     return sum(parts[1:], start=parts[0])
-
-
-def _shared(accelerator: Any, weights: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the first rank has gathered, on all ranks."""
-    from accelerate.utils import broadcast_object_list
-
-    said = [dict(weights) if accelerator.is_main_process else None]
-    return broadcast_object_list(said)[0]
-
-
-def _accelerator(recipe: Recipe) -> Any:
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import (
-            DistributedDataParallelKwargs,
-            DistributedType,
-            InitProcessGroupKwargs,
-        )
-    except ImportError as error:
-        raise SettingsError(
-            'training needs accelerate; run: pip install "lipsync-core[train]"'
-        ) from error
-    import torch
-
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    gpu = torch.cuda.is_available() or torch.xpu.is_available()
-    if recipe.run.precision == "fp16" and not gpu:
-        raise SettingsError("run.precision=fp16 needs a GPU, and none is here; give no or bf16")
-    try:
-        made = Accelerator(
-            # several processes without a GPU: accelerate would leave each of them alone
-            cpu=launched > 1 and not gpu,
-            mixed_precision=recipe.run.precision,
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.run.timeout_minutes)),
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            ],
-        )
-    except ValueError as error:
-        # what this device cannot do
-        raise SettingsError(f"run.precision={recipe.run.precision}: {error}") from error
-    if made.num_processes != launched:
-        raise TrainingError(
-            f"{launched} processes were started, which found {made.num_processes} of them; start "
-            "them with: accelerate launch -m trainer RECIPE"
-        )
-    kind = made.distributed_type
-    plain = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if kind not in (*plain, DistributedType.MULTI_XPU) and not made.is_fsdp2:
-        raise TrainingError(
-            f"{kind.value} is not for this trainer; launch with data parallelism (the default of "
-            "accelerate launch) or with --use_fsdp --fsdp_version 2"
-        )
-    return made

@@ -53,9 +53,11 @@ def _estimate(recipe: Recipe, name: str, stage: StageConfig, kind: type[Task] | 
     with torch.device("meta"):
         network = (kind or named(recipe.task))(alone, torch.device("meta")).network
     sizes = {key: value.numel() for key, value in network.named_parameters()}
+    # a table of positions, say, is never trained
+    free = {key for key, value in network.named_parameters() if value.requires_grad}
     trained = sum(
-        size
-        for key, size in sizes.items()
+        sizes[key]
+        for key in free
         if not stage.trainable or any(part in key for part in stage.trainable)
     )
     buffers = sum(value.numel() * value.element_size() for value in network.buffers())

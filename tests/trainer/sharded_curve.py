@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainer import loop
+from trainer import processes
 
 _spec = importlib.util.spec_from_file_location(
     "curve_task", Path(__file__).with_name("curve_task.py")
@@ -20,7 +20,7 @@ _spec = importlib.util.spec_from_file_location(
 curve_task = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(curve_task)
 
-plain = loop._accelerator
+plain = processes.accelerator
 
 
 def sharded(recipe: Any) -> Any:
@@ -41,6 +41,6 @@ def sharded(recipe: Any) -> Any:
 
 
 if __name__ == "__main__":
-    loop._accelerator = sharded
+    processes.accelerator = sharded
     torch.set_num_threads(1)
     curve_task.main()

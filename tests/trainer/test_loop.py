@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from lipsync_core.errors import SettingsError
-from trainer import config, loop, state
+from trainer import config, loop, processes, state
 from trainer.config import (
     DataConfig,
     LossConfig,
@@ -410,7 +410,7 @@ def halved(monkeypatch):
     """Half precision with its scaler on a processor, where accelerate itself refuses it."""
 
     def give(scale):
-        plain = loop._accelerator
+        plain = processes.accelerator
 
         def with_scaler(recipe):
             made = plain(recipe)
@@ -420,7 +420,7 @@ def halved(monkeypatch):
             made.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
             return made
 
-        monkeypatch.setattr(loop, "_accelerator", with_scaler)
+        monkeypatch.setattr(processes, "accelerator", with_scaler)
 
     return give
 

@@ -71,3 +71,10 @@ def test_the_table_names_every_stage_and_what_is_not_in_it():
     assert "13.60 GB" in said
     assert "Activations" in said
     assert len({len(line) for line in said.splitlines()[:3]}) == 1
+
+
+def test_what_never_learns_has_no_gradient_in_the_estimate():
+    (near, _) = memory.estimates(config.load("tiny_listener"))
+    # 1500 positions of 128 numbers, and the last norm that nothing is read behind
+    assert near.parameters - near.trained == 1500 * 128 + 2 * 128
+    assert near.optimizer == 8 * near.trained

@@ -210,13 +210,13 @@ class Listener(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.network = Ears(width, recipe.model.layers)
-
-    def begin(self, stage: StageConfig) -> None:
-        self.network.requires_grad_(True)
         network: Any = self.network
         network.encoder.embed_positions.requires_grad_(False)
         # no state that is read has been through it
         network.encoder.layer_norm.requires_grad_(False)
+
+    def begin(self, stage: StageConfig) -> None:
+        """Every stage trains all that learns at all."""
 
     def samples(self, stage: StageConfig, *, validation: bool) -> Dataset[dict[str, Any]]:
         return Spoken(  # type: ignore[return-value]
