@@ -133,6 +133,7 @@ class _Look:
         # no clip holds what stands in for pictures that could not be read
         free = ~np.array(self._damaged, bool)
         seen = np.zeros(self.frames, bool)
+        longest = 0
         # Where the main person is not, somebody else may be; never two in one clip.
         for number in _by_weight(people):
             track, person = people.tracks[number], people.persons[number]
@@ -140,6 +141,8 @@ class _Look:
             views = [self._view(person, frame, matrices[frame]) for frame in range(self.frames)]
             valid = track.present & np.array([view is not None for view in views])
             motion = self._mouths[person].motion(self.frames) if person in self._mouths else None
+            whole = _runs(valid & free, track.shots, 1)
+            longest = max([longest, *(end - first for first, end in whole)])
             for first, end in _runs(valid & free, track.shots, least):
                 clips.append(self._clip(track, views, motion, first, end))
                 free[first:end] = False
@@ -148,10 +151,12 @@ class _Look:
         clips.sort(key=lambda clip: clip.first)
         if clips:
             return clips, metrics, ""
-        seconds, whole = seen.sum() / FPS, self.frames / FPS
-        reason = f"a face is seen {seconds:.1f} of {whole:.1f} s, never long enough"
+        reason = (
+            f"a face is seen {seen.sum() / FPS:.1f} of {self.frames / FPS:.1f} s, at most "
+            f"{longest / FPS:.1f} s of it in one piece; {least / FPS:g} s are needed"
+        )
         if damaged := sum(self._damaged):
-            reason += f"; {damaged / FPS:.1f} s are damaged"
+            reason += f", and {damaged / FPS:.1f} s are damaged"
         return [], metrics, reason
 
     def thumb(self) -> bytes | None:

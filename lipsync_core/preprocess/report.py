@@ -31,7 +31,7 @@ BARS = 24
 """At most, in a histogram."""
 _MADE = ("shots", "segments", "clips")
 CHARTS = [
-    ("seconds", "duration of kept clips", "s"),
+    ("seconds", "duration", "s"),
     ("yaw", "head turned aside (yaw)", "degrees, estimated"),
     ("roll", "head tilted (roll)", "degrees"),
     ("offset_frames", "sound and lips apart, before correction", "frames of 40 ms"),
@@ -102,6 +102,8 @@ class Summary:
     damaged_files: int = 0
     ended_early: int = 0
     """Files of which only the beginning could be read."""
+    mended_sound: int = 0
+    """Files whose sound has holes."""
     kept: list[tuple[str, str]] = field(default_factory=list)
     engine: str = ""
 
@@ -145,6 +147,7 @@ def summarise(manifest: Manifest) -> Summary:
         measured.see(one)
         if step == "broken":
             summary.found_seconds += metrics.get("seconds", 0)
+            summary.mended_sound += bool(metrics.get("sound_mended"))
         if step == "resample":
             damaged[one["source"]] = metrics.get("damaged_seconds", 0)
             summary.damaged_files += bool(metrics.get("damaged") or damaged[one["source"]])
@@ -174,7 +177,8 @@ def summarise(manifest: Manifest) -> Summary:
         if step == "write":
             clips[one["source"]] += 1
             frames[one["source"]] += one["frames"]
-            if len(summary.kept) < EXAMPLES:
+            # One of each file: they are to show how much there is to see.
+            if len(summary.kept) < 2 * EXAMPLES and clips[one["source"]] == 1:
                 summary.kept.append((one["sample"], metrics["file"]))
     measured.end()
     for file in manifest.files():
@@ -385,11 +389,13 @@ def _files(summary: Summary, count: int) -> str:
     if summary.damaged_files:
         lost = _time(summary.damaged_seconds)
         lines.append(
-            f"<p>{summary.damaged_files} of them are damaged: {lost} of video could not be read and "
-            "is cut out; no clip shows what stands in for it.</p>"
+            f"<p>The pictures of {summary.damaged_files} are damaged: {lost} of video could not be read "
+            "and is cut out; no clip shows what stands in for it.</p>"
         )
     if summary.ended_early:
         lines.append(f"<p>{summary.ended_early} end early; what comes before is used.</p>")
+    if summary.mended_sound:
+        lines.append(f"<p>The sound of {summary.mended_sound} has holes, and is silent there.</p>")
     return "\n".join(lines)
 
 
@@ -424,7 +430,7 @@ def _reasons(summary: Summary, thumbs: dict[str, bytes], output: Path) -> str:
         for sample, name in reason.samples:
             thumb = thumbs.get(sample) or (_held(output, sample) if "-c" in sample else None)
             figures.append((thumb, name))
-        length = f", {_time(reason.seconds)} of video" if reason.seconds else ""
+        length = f", {_time(reason.seconds)} of video" if reason.seconds >= 0.05 else ""
         parts.append(
             f"<section><h3><span class=tag>{escape(reason.step)}</span> {escape(reason.text)}</h3>"
             f"<p class=small>{reason.count} like this{length}</p>"
