@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("scipy")
 
 from trainer.tasks.mouth.augment import Corpus, example, front, voice_level
+from trainer.tasks.mouth.evaluate import percentile_ranks, visible_ranks
 from trainer.tasks.mouth.labels import TABLES, labelled_segments
 from trainer.tasks.mouth.phones import (
     CODES,
@@ -159,3 +160,36 @@ def test_a_closure_made_up_on_n_costs_more_than_one_made_up_on_a():
     train = pytest.importorskip("trainer.tasks.mouth.train")
     weights = train.contact_rows(torch.tensor([[VISEMES[CODES[s]] for s in "nalm"]]), 2.0)
     assert weights.tolist() == [[[2.0, 1.0, 2.0, 1.0]]]
+
+
+def test_shut_lips_count_as_equal_however_they_are_measured():
+    lips = np.array([0.001, 0.005, 0.003, 0.010, 0.2, 0.1])
+    assert visible_ranks(lips) == pytest.approx([0, 0, 0, 0, 5 / 6, 4 / 6])
+    assert percentile_ranks(lips)[3] > 0.5, "the plain rank orders what nobody sees"
+
+
+def test_sentences_of_rivals_are_said_with_pauses():
+    pytest.importorskip("faker")
+    from trainer.tasks.mouth import synth
+
+    rng, texts = np.random.default_rng(1), synth.Texts(1, 1.0)
+    said = [texts.english(rng) for _ in range(60)]
+    words = {w for line in said for w in line.rstrip(".").replace(",", "").split()}
+    assert words <= set(synth._RIVALS)
+    assert 20 < sum(line.count(",") for line in said) < 120
+    assert all(line[-2] not in ",." for line in said)
+    assert texts.english(np.random.default_rng(5)) == texts.english(np.random.default_rng(5))
+
+
+def test_a_script_for_pico_says_one_sentence_a_line(tmp_path):
+    pytest.importorskip("faker")
+    from trainer.tasks.mouth import pico
+
+    pico.script(tmp_path, language="en-GB", sentences=9, rivals=0.5, seed=3)
+    commands = (tmp_path / "batch.sh").read_text().splitlines()
+    words = [line.split("\t") for line in (tmp_path / "words.txt").read_text().splitlines()]
+    assert len(commands) == len(words) == 9
+    for command, (name, text) in zip(commands, words, strict=True):
+        assert command.startswith(f"pico2wave -l en-GB -w {name} ")
+        assert f">{text}<" in command
+        assert not set(text) & set('"$`\\0123456789')

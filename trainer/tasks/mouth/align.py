@@ -41,6 +41,10 @@ _TRIES = (
 """Peak, noise (in steps of 16 bits) and best path: the aligner loses its way in one clip in four, at random."""
 
 
+class UnknownWords(SystemExit):
+    """Words that the dictionary of pocketsphinx lacks."""
+
+
 @lru_cache(maxsize=2)
 def _decoder(best_path: bool) -> Any:
     try:
@@ -76,7 +80,7 @@ def phones_of(samples: np.ndarray, text: str) -> list[tuple[float, str]] | None:
         decoder = _decoder(best_path)
         unknown = [w for w in words if decoder.lookup_word(w) is None]
         if unknown:
-            raise SystemExit(f"not in the dictionary of pocketsphinx: {', '.join(unknown)}")
+            raise UnknownWords(f"not in the dictionary of pocketsphinx: {', '.join(unknown)}")
         loud = samples / np.abs(samples).max() * peak * 32767
         pcm = np.round(loud + noise * rng.standard_normal(len(loud))).astype("<i2").tobytes()
         try:

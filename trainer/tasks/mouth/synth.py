@@ -72,6 +72,31 @@ _LIPS = (
     "window always one which two blue you do who soon food moon shoe rule room group people please see me "
     "be three she week speak cheese the this that other think thanks both mouth put book good could look"
 ).split()
+_RIVALS = (
+    "spoke stoke spare stair scare spin skin disposed despite respect restrict expect extend space states spring "
+    "string split special spend speed steel hospital inspect instead crisp wasp grasp clubs clouds cabs cards jobs "
+    "jots lips lids maps mats rob rod robbed ribs tubes globe slope slot stops helped kept slept accept soap stopped "
+    "him hint them then some sun seem seen from front room rule warm warn form farm arm film palm calm name came "
+    "game home hone time same sane might night company country important intended simple single number under member "
+    "lender problem somewhere something someone sometimes amiable admire family element government moment comment "
+    "month amend woman human common commit amount announce command summit dramatic democrat economy america camera "
+    "animal mental dental mister master mountain matter million mile military summary primary enemy any memory "
+    "tomorrow about above able table cable label noble probable possible public product prudent proper property "
+    "open opened happen happy copy compare computer support supply suppose oppose opposite opinion operate apart "
+    "apparent appeal appear apply approach approve april people pupil couple purple sample temple example september "
+    "december november october remember lumber amber chamber bomb combine ambition rubber ribbon robin cabin habit "
+    "rabbit hobby baby maybe nobody somebody everybody probably bulb bubble double trouble debate debt subject object "
+    "absent absorb observe absolute obtain obvious submarine submit substance bribe tribe describe job web bread dread "
+    "brown drown brain drain bride dried pride price bring black blame claim blind climb plane play clay plan clan plot "
+    "clot break crate broken prove grove print bridge breath obey over value voice vine fine mine nine line dine pine "
+    "ban van fan man pan tan can ran bet vet met pet net let get bail veil male pale tale nail berry very merry ferry "
+    "boat vote goat note coat file tile four more pour door core nor bus fuss bun fun none pun ton big dig pig fig beat "
+    "feat meat neat heat bill fill mill pill till kill best vest rest nest guest test bow dough go no rub rum run rug "
+    "cub come cup cut sip sit sick sin tap tab tack nap map mat mad lap lab lad lack lamb slip slit slim trip trim clap "
+    "clam rip rib rim rid rig ring type tight tide ripe rhyme right ride hope hole rope robe roam road group groom "
+    "broom bloom loom loop loot ability the in on an and of at it is was to for but with that had have"
+).split()
+"""Lips that meet next to every sound, early and late in the word, and words told from them by the tongue alone."""
 _PINYIN_INITIALS = "b p m f d t n l g k h j q x zh ch sh r z c s".split()
 _PINYIN_FINALS = (
     "a o e ai ei ao ou an en ang eng i ia ie iao iu ian in iang ing u ua uo ui uan un uang".split()
@@ -110,7 +135,9 @@ def _hangul(rng: np.random.Generator) -> str:
 class Texts:
     """Sentences in many languages; the same seed gives the same texts."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, rivals: float = 0.0) -> None:
+        """``rivals``: share of English sentences made of ``_RIVALS``."""
+        self._rivals = rivals
         try:
             from faker import Faker
         except ImportError as error:
@@ -138,6 +165,11 @@ class Texts:
 
     def english(self, rng: np.random.Generator) -> str:
         """One English sentence: a command, letters and digits, names, a text or invented words."""
+        if self._rivals and rng.random() < self._rivals:
+            words = rng.choice(_RIVALS, rng.integers(5, 12))
+            # a pause here and there: after it n and l sound most like m and b
+            said = " ".join(w + ("," if rng.random() < 0.15 else "") for w in words)
+            return said.rstrip(",") + "."
         kind = rng.random()
         if kind < 0.25:
             return " ".join(str(rng.choice(words)) for words in _COMMAND) + "."
@@ -330,10 +362,12 @@ def pack(out: Path, items: list[tuple[np.ndarray, Segments]], *, recorded: bool)
     )
 
 
-def _shard(out: Path, seeds: list[int], item_count: int, other_share: float, source: str) -> None:
+def _shard(
+    out: Path, seeds: list[int], item_count: int, other_share: float, source: str, rivals: float
+) -> None:
     """Writes ``item_count`` items."""
     rng = np.random.default_rng(seeds)
-    texts = Texts(int(rng.integers(2**31)))
+    texts = Texts(int(rng.integers(2**31)), rivals)
     espeak = Espeak() if source == "espeak" else None
     flite = None if espeak else Flite()
     items: list[tuple[np.ndarray, Segments]] = []
@@ -355,7 +389,9 @@ def _shard(out: Path, seeds: list[int], item_count: int, other_share: float, sou
     pack(out, items, recorded=source != "espeak")
 
 
-def make(out: Path, *, item_count: int, other_share: float, seed: int, source: str) -> None:
+def make(
+    out: Path, *, item_count: int, other_share: float, seed: int, source: str, rivals: float = 0.0
+) -> None:
     """Writes ``out`` from shards; one that crashed is drawn again from the next seed."""
     began = time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -365,7 +401,7 @@ def make(out: Path, *, item_count: int, other_share: float, seed: int, source: s
         for shard in range(-(-item_count // SHARD)):
             count = min(SHARD, item_count - shard * SHARD)
             for attempt in range(20):
-                arguments = (path, [seed, shard, attempt], count, other_share, source)
+                arguments = (path, [seed, shard, attempt], count, other_share, source, rivals)
                 process = multiprocessing.Process(target=_shard, args=arguments)
                 process.start()
                 process.join()
@@ -393,6 +429,12 @@ def main() -> None:
     parser.add_argument(
         "--other-share", type=float, default=0.12, help="share of items without speech"
     )
+    parser.add_argument(
+        "--rivals",
+        type=float,
+        default=0.0,
+        help="share of English sentences with lips and tongue as rivals",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--source",
@@ -407,6 +449,7 @@ def main() -> None:
         other_share=options.other_share,
         seed=options.seed,
         source=options.source,
+        rivals=options.rivals,
     )
 
 
