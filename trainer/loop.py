@@ -119,6 +119,8 @@ class _Run:
         self.ema: Ema | None = None
         self.wish = curriculum.Decision(ends=False, reason="")
         self.began, self.waited, self.steps_here = time.perf_counter(), 0.0, 0
+        self.bad = 0
+        """Samples of this rank's present step that could not be read."""
 
     # --- the story
 
@@ -133,7 +135,9 @@ class _Run:
             if not following:
                 break
             self._hand_over(following[0])
-        self._tell(f"done after {self.position.step} steps: {self.folder}")
+        bad = self.position.bad_samples
+        missed = f", {bad} samples could not be read" if bad else ""
+        self._tell(f"done after {self.position.step} steps{missed}: {self.folder}")
 
     def _run_stage(self) -> None:
         run, position = self.recipe.run, self.position
@@ -273,6 +277,8 @@ class _Run:
         self.optimizer.zero_grad()
         position.step += 1
         position.stage_step += 1
+        position.bad_samples += int(told["bad"])
+        self.bad = 0
         if told["broken"] and not (sound and accelerator.scaler is not None):
             self._skip(told)
         elif self.ema is not None and not told["broken"]:
@@ -298,14 +304,15 @@ class _Run:
                 broken.float(),
                 torch.tensor(float(self.signals.stop), device=device),
                 torch.tensor(float(self.wish.ends), device=device),
+                torch.tensor(float(self.bad), device=device),
                 *(sums[name] for name in names),
             ]
         )
         if self.ranks > 1:
             said = self.accelerator.reduce(said, "sum")
         values = said.tolist()
-        words = dict(zip(("broken", "stop", "wish"), values[:3], strict=True))
-        means = {name: v / self.ranks for name, v in zip(names, values[3:], strict=True)}
+        words = dict(zip(("broken", "stop", "wish", "bad"), values[:4], strict=True))
+        means = {name: v / self.ranks for name, v in zip(names, values[4:], strict=True)}
         return {**words, **means}
 
     def _skip(self, told: Mapping[str, float]) -> None:
@@ -355,6 +362,8 @@ class _Run:
         batch = next(batches)
         self.waited += time.perf_counter() - began
         self.position.batches += 1
+        if "skipped" in batch:
+            self.bad += int(batch["skipped"].sum())
         return send_to_device(batch, self.accelerator.device, non_blocking=True)
 
     # --- looking
@@ -523,6 +532,7 @@ class _Run:
         if _due(self.recipe.run.log_every, position.step):
             row = {name: value / position.count for name, value in position.sums.items()}
             row |= {"steps_per_second": speed, "waiting": waiting, "skipped": position.skipped}
+            row |= {"bad_samples": position.bad_samples}
             for tracker in self.trackers:
                 tracker.write(position.step, position.stage, row)
             position.sums, position.count = {}, 0

@@ -45,6 +45,8 @@ class Position:
     """Samples of each rank at a time, by which ``batches`` counts."""
     skipped: int = 0
     """Steps of the run whose loss or gradient was no number."""
+    bad_samples: int = 0
+    """Samples of the run that could not be read, and in whose place others were drawn."""
     seconds: float = 0.0
     """Of training, over all the times that the run was taken up."""
     history: list[dict[str, float]] = field(default_factory=list)

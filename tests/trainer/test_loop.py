@@ -161,6 +161,24 @@ def test_a_step_that_is_no_number_is_skipped_and_counted(run):
     assert all(value.isfinite().all() for value in weights(folder).values())
 
 
+class Missing(Curve):
+    """In the places of the samples 6 and 9, of the second and third batch of four, others were drawn."""
+
+    def samples(self, stage, *, validation):
+        points = super().samples(stage, validation=validation)
+
+        class Counted(type(points)):
+            def __getitem__(self, i):
+                return {**super().__getitem__(i), "skipped": 2 * (i == 6) + (i == 9)}
+
+        return Counted(points.seed, points.bad, points.slow)
+
+
+def test_samples_that_could_not_be_read_are_counted_in_the_log(run):
+    rows = table(run(ONE, kind=Missing))
+    assert [row["bad_samples"] for row in rows] == ["0", "2"] + ["3"] * 10
+
+
 class Hopeless(Curve):
     def losses(self, network, batch, stage):
         return {
