@@ -141,9 +141,8 @@ class _Run:
 
     def _run_stage(self) -> None:
         run, position = self.recipe.run, self.position
-        batches = self._batches()
         self.began, self.waited, self.steps_here = time.perf_counter(), 0.0, 0
-        with self.signals.heeded():
+        with self._batches() as batches, self.signals.heeded():
             while not position.ended:
                 figures, stop, wish = self._step(batches)
                 self._log(figures)
@@ -331,7 +330,9 @@ class _Run:
 
     # --- data
 
-    def _batches(self) -> Iterator[Any]:
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[Any]]:
+        """Endless; whatever happens, no loading process outlives it."""
         import torch
         from torch.utils.data import DataLoader
 
@@ -353,7 +354,15 @@ class _Run:
             # its own, or each new loader would take a number from what dropout draws from
             generator=torch.Generator().manual_seed(self.recipe.seed),
         )
-        return iter(loader)
+        batches = iter(loader)
+        try:
+            yield batches
+        finally:
+            # An error that a loading process sent keeps the loader alive in its trace. Its processes heed
+            # no SIGTERM, and the end of the program would wait for them for ever.
+            end = getattr(batches, "_shutdown_workers", None)
+            if end is not None:
+                end()
 
     def _next(self, batches: Iterator[Any]) -> Any:
         from accelerate.utils import send_to_device

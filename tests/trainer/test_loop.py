@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import math
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -23,6 +24,7 @@ from safetensors.torch import load_file
 
 from lipsync_core.errors import SettingsError
 from trainer import config, loop, processes, state
+from trainer.clips import DataError
 from trainer.config import (
     DataConfig,
     LossConfig,
@@ -59,7 +61,7 @@ def run(tmp_path):
         recipe = Recipe(
             name=name,
             seed=seed,
-            data=DataConfig(workers=0),
+            data=DataConfig(workers=more.pop("workers", 0)),
             model=ModelConfig(audio_dropout=dropout),
             stages={f"s{i}": stage for i, stage in enumerate(stages)},
             run=RunConfig(
@@ -177,6 +179,29 @@ class Missing(Curve):
 def test_samples_that_could_not_be_read_are_counted_in_the_log(run):
     rows = table(run(ONE, kind=Missing))
     assert [row["bad_samples"] for row in rows] == ["0", "2"] + ["3"] * 10
+
+
+class Unreadable(Curve):
+    """Its loading process meets an error at sample 6."""
+
+    def samples(self, stage, *, validation):
+        points = super().samples(stage, validation=validation)
+
+        class Torn(type(points)):
+            def __getitem__(self, i):
+                if i == 6:
+                    raise DataError("too many clips cannot be read")
+                return super().__getitem__(i)
+
+        return Torn(points.seed, points.bad, points.slow)
+
+
+def test_an_error_while_loading_leaves_no_process_to_wait_for(run):
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        run(ONE, kind=Unreadable, workers=1)
+    # the error, with its trace and all that hangs on it, is still held
+    assert caught.value.__traceback__ is not None
+    assert not multiprocessing.active_children()
 
 
 class Hopeless(Curve):
