@@ -88,6 +88,7 @@ def preprocess(
             "--report", help="Folder for the report; 'report' below the data if not given."
         ),
     ] = None,
+    temp_dir: Annotated[str, typer.Option("--temp_dir", hidden=True)] = "",
     show_config: Annotated[
         bool,
         typer.Option("--show-config", help="Print all settings, as --config takes them, and stop."),
@@ -111,6 +112,11 @@ def preprocess(
         return
     if input_dir is None:
         raise SettingsError("give the folder of raw videos with --input-dir")
+    if temp_dir:
+        # LatentSync's script wants one, and deletes it.
+        logging.getLogger("lipsync.preprocess").warning(
+            "--temp_dir is not used: what is not finished lies below the output"
+        )
     if workers < 0 or per_gpu < 1:
         raise SettingsError("--workers must be 0 or more and --per-gpu-num-workers 1 or more")
     output = output_dir or input_dir.with_name(f"{input_dir.resolve().name}_clips")

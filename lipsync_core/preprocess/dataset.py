@@ -46,7 +46,10 @@ def table(manifest: Manifest) -> list[dict[str, Any]]:
                 "features": f"{CLIPS}/{Path(name).with_suffix('.safetensors').as_posix()}",
                 "frames": written["frames"],
                 "seconds": written["frames"] / FPS,
-                "source": paths.get(own["source_key"], ""),
+                # As text, which a file's name need not be.
+                "source": paths.get(own["source_key"], "")
+                .encode(errors="backslashreplace")
+                .decode(),
                 "source_key": own["source_key"],
                 "source_start": written["first"] / FPS,
                 **{

@@ -28,6 +28,10 @@ CREATE INDEX IF NOT EXISTS samples_source ON samples (source);
 CREATE TABLE IF NOT EXISTS thumbs (sample TEXT PRIMARY KEY, step TEXT, jpeg BLOB);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 """
+_UNNAMED = {code: code + 0xF0000 for code in range(0xD800, 0xE000)}
+_NAMED = {code: other for other, code in _UNNAMED.items()}
+"""What Python makes of bytes of a file name that are no text, and where SQLite, which takes text
+alone, keeps it: in an area of Unicode that nobody uses."""
 THUMBS = 24
 """Pictures kept for each step's rejections; the report shows no more."""
 
@@ -88,44 +92,47 @@ class Manifest:
                 raise
             self._db.execute("COMMIT")
 
-    def _all(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         with self._said():
-            return self._db.execute(query, values).fetchall()
+            return [_told(one) for one in self._db.execute(query, _kept(values))]
+
+    def _do(self, query: str, *rows: Sequence[Any]) -> None:
+        self._db.executemany(query, [_kept(values) for values in rows])
 
     # files
 
     def file(self, path: str) -> File | None:
         found = self._all("SELECT * FROM files WHERE path = ?", (path,))
-        return File(**dict(found[0])) if found else None
+        return File(**found[0]) if found else None
 
     def put_files(self, files: Sequence[File]) -> None:
         with self._together():
-            self._db.executemany(
+            self._do(
                 "INSERT OR REPLACE INTO files (path, size, mtime_ns, key, state, reason) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
-                [(f.path, f.size, f.mtime_ns, f.key, f.state, f.reason) for f in files],
+                *((f.path, f.size, f.mtime_ns, f.key, f.state, f.reason) for f in files),
             )
 
     def files(self) -> list[File]:
-        return [File(**dict(found)) for found in self._all("SELECT * FROM files ORDER BY path")]
+        return [File(**found) for found in self._all("SELECT * FROM files ORDER BY path")]
 
     def forget_files(self, paths: Sequence[str]) -> None:
         """Files that are not there any more; what was made of them stays."""
         with self._together():
-            self._db.executemany(
+            self._do(
                 "UPDATE files SET state = 'gone', reason = 'no longer in the input folder' "
                 "WHERE path = ?",
-                [(path,) for path in paths],
+                *((path,) for path in paths),
             )
 
     # sources
 
     def source(self, key: str) -> dict[str, Any] | None:
         found = self._all("SELECT * FROM sources WHERE key = ?", (key,))
-        return dict(found[0]) if found else None
+        return found[0] if found else None
 
     def sources(self) -> list[dict[str, Any]]:
-        return [dict(found) for found in self._all("SELECT * FROM sources ORDER BY path")]
+        return self._all("SELECT * FROM sources ORDER BY path")
 
     def begin(self, key: str, path: str, signature: str) -> None:
         """A source is worked on from now; rows of another signature are forgotten."""
@@ -135,20 +142,18 @@ class Manifest:
                 self._db.execute("DELETE FROM samples WHERE source = ?", (key,))
                 known = None
             if known is None:
-                self._db.execute(
+                self._do(
                     "INSERT OR REPLACE INTO sources (key, path, state, signature) "
                     "VALUES (?, ?, 'open', ?)",
                     (key, path, signature),
                 )
             else:
-                self._db.execute(
-                    "UPDATE sources SET state = 'open', path = ? WHERE key = ?", (path, key)
-                )
+                self._do("UPDATE sources SET state = 'open', path = ? WHERE key = ?", (path, key))
 
     def finish(self, key: str, state: str, reason: str = "") -> None:
         """``done`` or ``failed``."""
         with self._together():
-            self._db.execute(
+            self._do(
                 "UPDATE sources SET state = ?, reason = ?, seconds = "
                 "(SELECT total(seconds) FROM samples WHERE source = ?) WHERE key = ?",
                 (state, reason, key, key),
@@ -186,15 +191,15 @@ class Manifest:
         """All of ``rows`` or none of them."""
         now = time.time()
         with self._together():
-            self._db.executemany(
+            self._do(
                 "INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
+                *(
                     (
                         row.sample, row.step, row.source, row.parent, row.state, row.reason,
                         json.dumps(row.metrics), row.seconds, row.first, row.frames, now,
                     )
                     for row in rows
-                ],
+                ),
             )  # fmt: skip
             for row in rows:
                 if row.thumb is not None:
@@ -211,14 +216,15 @@ class Manifest:
             query, values = f"{query} WHERE source = ?", (source,)
         with self._said():
             for one in self._db.execute(f"{query} ORDER BY source, rowid", values):
-                yield {**dict(one), "metrics": json.loads(one["metrics"])}
+                yield {**_told(one), "metrics": json.loads(one["metrics"])}
 
     def kept(self) -> tuple[int, int]:
         """Clips that passed everything, and their frames."""
-        found = self._all(
-            "SELECT count(*), total(frames) FROM samples WHERE step = 'write' AND state = 'kept'"
+        (found,) = self._all(
+            "SELECT count(*) AS clips, total(frames) AS frames FROM samples "
+            "WHERE step = 'write' AND state = 'kept'"
         )
-        return int(found[0][0]), int(found[0][1])
+        return int(found["clips"]), int(found["frames"])
 
     def segments_done(self, source: str) -> frozenset[str]:
         """Segments whose clips are all written."""
@@ -230,10 +236,9 @@ class Manifest:
     def rejudge(self, changes: Sequence[Mapping[str, Any]]) -> None:
         """Other verdicts for rows that exist: ``sample``, ``step``, ``state``, ``reason``."""
         with self._together():
-            self._db.executemany(
-                "UPDATE samples SET state = :state, reason = :reason "
-                "WHERE sample = :sample AND step = :step",
-                list(changes),
+            self._do(
+                "UPDATE samples SET state = ?, reason = ? WHERE sample = ? AND step = ?",
+                *((one["state"], one["reason"], one["sample"], one["step"]) for one in changes),
             )
 
     def thumbs(self) -> dict[str, bytes]:
@@ -251,3 +256,17 @@ class Manifest:
             self._db.execute(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value))
             )
+
+
+def _kept(values: Sequence[Any]) -> list[Any]:
+    return [
+        value.translate(_UNNAMED) if isinstance(value, str) and not value.isascii() else value
+        for value in values
+    ]
+
+
+def _told(row: sqlite3.Row) -> dict[str, Any]:
+    return {
+        name: value.translate(_NAMED) if isinstance(value, str) and not value.isascii() else value
+        for name, value in zip(row.keys(), tuple(row), strict=True)
+    }

@@ -124,7 +124,8 @@ def write_report(output: Path, folder: Path) -> Path:
     _write_csv(folder / "funnel.csv", _funnel_rows(summary))
     page = folder / "index.html"
     part = page.with_suffix(".part")
-    part.write_text(_page(summary, thumbs, output, _config(output)), encoding="utf-8")
+    text = _page(summary, thumbs, output, _config(output))
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(page)
     return page
 

@@ -193,7 +193,8 @@ class _Leader:
         self._warn_of_other_settings()
         self.pace.files = len(found)
         self.pace.bytes = sum(file.size for file in found)
-        for file in self._files.values():
+        # The largest first, so that in the end no worker waits for one that has just begun a long one.
+        for file in sorted(self._files.values(), key=lambda file: -file.size):
             if file.state == "found":
                 self.waiting.append(Task(path=file.path))
             elif file.state == "read":
@@ -472,7 +473,9 @@ def _settled(config: Config, setup: Setup) -> tuple[Config, str]:
 def _pool(posts: list[Post], files: int, ray: str, workers: int, per_gpu: int) -> Pool:
     if ray:
         return ray_pool.RayPool(posts, ray, fill=not workers, per_gpu=per_gpu)
-    return LocalPool(posts[: max(min(len(posts), files), 1)])
+    count = max(min(len(posts), files), 1)
+    threads = max((os.cpu_count() or 1) // count, 1)
+    return LocalPool([replace(post, threads=threads) for post in posts[:count]])
 
 
 def _posts(

@@ -1,7 +1,10 @@
 import hashlib
 import json
+import os
 import shutil
+import sys
 import tarfile
+from pathlib import Path
 
 import av
 import numpy as np
@@ -183,6 +186,40 @@ def test_index_shards_and_report(ran):
     assert "data:image/jpeg" in page
     listed = (output / "report" / "files.csv").read_text(encoding="utf-8")
     assert "the same bytes as" in listed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_a_name_that_is_no_text_is_a_name(maker, settings, tmp_path):
+    raw, output = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    maker.clip(tmp_path / "a.mp4", [0] * 55)
+    odd = os.fsencode(raw) + b"/caf\xe9 \xf0\x9f\x98\x80.mp4"
+    shutil.copy(tmp_path / "a.mp4", odd)
+    Path(os.fsdecode(os.fsencode(raw) + b"/\xff.mp4")).touch()
+    done = run(raw, output, settings(), workers=1)
+    assert done.by_state == {"kept": 1, "rejected": 1}
+    again = run(raw, output, settings(), workers=1)
+    assert again.by_state == done.by_state
+    assert again.pace.workers == 0
+    with Manifest(output / NAME) as manifest:
+        assert {os.fsencode(file.path) for file in manifest.files()} == {
+            odd, os.fsencode(raw) + b"/\xff.mp4"
+        }  # fmt: skip
+    assert "\\udcff.mp4" in report.write_report(output, output / "report").read_text("utf-8")
+    dataset.write_index(output)
+    assert dataset.write_shards(output, 1) == 1
+
+
+def test_the_largest_files_come_first(maker, settings, tmp_path, rows):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    maker.clip(raw / "a.mp4", [2] * 52)
+    maker.clip(raw / "b.mp4", [2] * 104)
+    maker.clip(raw / "c.mp4", [2] * 78)
+    run(raw, tmp_path / "data", settings(), workers=1)
+    done = {one["finished"]: one["frames"] for one in rows(tmp_path / "data")
+            if one["step"] == "resample"}  # fmt: skip
+    assert [done[time] for time in sorted(done)] == [104, 78, 52]
 
 
 def test_a_dropped_clip_is_made_again_when_it_is_wanted(maker, settings, tmp_path):
