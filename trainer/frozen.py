@@ -134,7 +134,7 @@ def _of_kinds(name: str, kinds: tuple[str, ...], example: str) -> tuple[str, dic
         return entry(name).kind, tensors.load(name)
     path = Path(name).expanduser()
     if name in rows or not path.is_file():
-        if path.suffix:
+        if path.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"):
             raise WeightsError(f"there is no file {name}; train it first, or take {example}")
         raise WeightsError(
             f"'{name}' is neither a file nor a fitting model of the catalogue; take {example}"

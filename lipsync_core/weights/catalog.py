@@ -274,6 +274,23 @@ CATALOG: tuple[Entry, ...] = (
         aliases=("taesd/diffusion_pytorch_model.safetensors",),
     ),
     Entry(
+        name="sd15",
+        title="Stable Diffusion 1.5, its UNet",
+        purpose="training: what LatentSync's first stage begins with",
+        # The authors' own repository is gone; this one says that it is its mirror.
+        repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        file="unet/diffusion_pytorch_model.safetensors",
+        revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        sha256="19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1",
+        size=3_438_167_540,
+        licence="CreativeML Open RAIL-M",
+        commercial=True,
+        folder="lipsync",
+        saved_as="sd15_unet.safetensors",
+        kind="sd-unet",
+        aliases=("stable-diffusion-v1-5/unet/diffusion_pytorch_model.safetensors",),
+    ),
+    Entry(
         name="vgg16",
         title="VGG16 (ImageNet)",
         purpose="training: the features behind the LPIPS loss",

@@ -35,6 +35,17 @@ def test_every_recipe_loads_and_says_in_a_line_what_it_is(name):
     assert dict(config.listed())[name].endswith((".", ")"))
 
 
+@pytest.mark.parametrize("name", names())
+def test_the_weights_that_a_recipe_names_are_in_the_catalogue_or_made_by_a_recipe(name):
+    from lipsync_core.weights.catalog import CATALOG
+
+    model = config.load(name).model
+    rows = {row.name for row in CATALOG}
+    for word in (model.init, model.vae, model.whisper, model.syncnet, model.vgg, model.videomae):
+        made_by = word.split("/")[1].replace("small_vae", "tiny_vae") if "/" in word else ""
+        assert not word or word in rows or made_by in names(), word
+
+
 def test_the_recipes_of_the_issue_are_there():
     wanted = "stage1 stage1_512 stage2 stage2_512 stage2_efficient curriculum syncnet_16_pixel_attn"
     wanted += " syncnet_16_pixel syncnet_16_latent syncnet_25_pixel tiny_latentsync tiny_syncnet"

@@ -118,3 +118,13 @@ def test_vgg_with_norms_and_other_lpips_are_other_networks():
     assert tensors.identify(vgg_shapes(VGG19)).name == "vgg19"
     alex = {k: tuple(v.shape) for k, v in heads((64, 192, 384, 256, 256)).items()}
     assert tensors.identify(alex) is None
+
+
+def test_what_is_not_there_is_told_as_a_file_or_as_a_name(models):
+    with pytest.raises(WeightsError, match=r"^there is no file runs/x/code\.safetensors; train it"):
+        frozen.pictures("runs/x/code.safetensors", torch.device("cpu"))
+    with pytest.raises(WeightsError, match="neither a file nor a fitting model of the catalogue"):
+        frozen.unet_tensors("latentsync-1.7")
+    # of the catalogue, but not on this machine
+    with pytest.raises(WeightsError, match="lipsync models download sd15"):
+        frozen.unet_tensors("sd15")
