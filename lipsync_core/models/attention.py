@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dense import Linear, is_frugal, linear
+from .fused import gate as gated
+from .fused import is_fused
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values split into heads, each ``(N, heads, L, D / heads)``."""
@@ -53,7 +55,10 @@ class Gate(nn.Module):
             # two tensors that lie whole in memory are sooner made and read than halves of one
             (hidden, gate), bias = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
             return linear(tokens, hidden, bias[0]).mul_(F.gelu(linear(tokens, gate, bias[1])))
-        hidden, gate = self.proj(tokens).chunk(2, dim=-1)
+        both = self.proj(tokens)
+        if is_fused(both):
+            return gated(both)
+        hidden, gate = both.chunk(2, dim=-1)
         if torch.is_grad_enabled():
             return hidden * F.gelu(gate)
         return hidden.mul_(F.gelu(gate))

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .attention import Attention, FeedForward
 from .dense import Linear, is_frugal, portions
+from .fused import attend_frames, attends_frames
+from .norm import group_norm
 
 NORM_GROUPS = 32
 """Fixed in the original, whatever the rest of the network uses."""
@@ -46,6 +48,12 @@ class TemporalAttention(Attention):
         """``tokens``: ``(B, T, H*W, D)``, normed. The table reaches queries, keys and values alike."""
         frames = tokens.shape[1]
         tokens = tokens + self.pos_encoder.pe[:, :frames, None].to(tokens.dtype)
+        if attends_frames(tokens):
+            # PyTorch's kernels work in blocks of 64 and more frames, so that most of one would be empty
+            seen = attend_frames(
+                self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), self.heads
+            )
+            return self.to_out[0](seen)
         # places and heads become one axis of heads, so that nothing is moved in memory:
         # (B, T, H*W * heads, d) -> (B, H*W * heads, T, d)
         size = tokens.shape[-1] // self.heads
@@ -86,7 +94,11 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         count, width, height, breadth = x.shape
-        tokens = self.norm(x).permute(0, 2, 3, 1).reshape(-1, frames, height * breadth, width)
+        tokens = (
+            group_norm(x, self.norm)
+            .permute(0, 2, 3, 1)
+            .reshape(-1, frames, height * breadth, width)
+        )
         tokens = self._in_portions(tokens) if is_frugal(x) else self._attend(tokens)
         return tokens.reshape(count, height, breadth, width).permute(0, 3, 1, 2) + x
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import Attention, FeedForward, KeyValue
 from .dense import Conv3x3, is_frugal, linear, portions
 from .motion import MotionModule
+from .norm import group_norm, norm_silu
 
 AudioKeys = tuple[KeyValue, ...]
 """Keys and values of the audio for every spatial transformer, in the order in which they are met."""
@@ -81,27 +82,6 @@ def config_of(shapes: Mapping[str, Sequence[int]]) -> UNetConfig:
     )
 
 
-def group_norm(x: Tensor, norm: nn.GroupNorm, frames: int) -> Tensor:
-    """Normalises ``(B*T, C, H, W)`` with statistics over groups of channels, ``frames``, H and W.
-
-    ``frames`` 1 is the usual norm. With channels-last memory the frames of a window lie behind each
-    other like rows of one tall picture, so the joint norm is the usual norm of a view.
-    """
-    count, width, height, breadth = x.shape
-    if frames > 1:
-        x = x.permute(0, 2, 3, 1).reshape(count // frames, frames * height, breadth, width)
-        x = x.permute(0, 3, 1, 2)
-    x = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if frames > 1:
-        x = x.permute(0, 2, 3, 1).reshape(count, height, breadth, width).permute(0, 3, 1, 2)
-    return x
-
-
-def silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor that nobody else holds."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
-
-
 def time_wave(timestep: Tensor, width: int) -> Tensor:
     """``(B,)`` steps to ``(B, width)`` cosines then sines (DDPM's table, flipped as in SD 1.5)."""
     half = width // 2
@@ -137,10 +117,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
         """``time``: ``(B, D)``, after SiLU; the same for all frames of a window."""
         together = frames if self.joint else 1
-        y = self.conv1(silu(group_norm(x, self.norm1, together)))
-        when = self.time_emb_proj(time).repeat_interleave(frames, dim=0)[:, :, None, None]
-        y = y + when if torch.is_grad_enabled() else y.add_(when)
-        y = self.conv2(silu(group_norm(y, self.norm2, together)))
+        y = self.conv1(norm_silu(x, self.norm1, together))
+        y = self.conv2(norm_silu(y, self.norm2, together, self.time_emb_proj(time)))
         if self.conv_shortcut is not None:
             x = self.conv_shortcut(x)
         return x + y
@@ -192,7 +170,7 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor, audio: KeyValue | None, double: bool = False) -> Tensor:
         """``double``: the output holds the rows twice, first without audio, then with it."""
         count, width, height, breadth = x.shape
-        tokens = group_norm(x, self.norm, 1).permute(0, 2, 3, 1).reshape(count, -1, width)
+        tokens = group_norm(x, self.norm).permute(0, 2, 3, 1).reshape(count, -1, width)
         if is_frugal(x):
             tokens = self._in_portions(tokens, audio, double)
         else:
@@ -407,7 +385,7 @@ class UNet3D(nn.Module):
         if level.motion_modules:
             x = run(level.motion_modules[-1], x, frames)
         together = frames if self.config.joint_norm else 1
-        x = self.conv_out(silu(group_norm(x, self.conv_norm_out, together)))
+        x = self.conv_out(norm_silu(x, self.conv_norm_out, together))
         return x.unflatten(0, (-1, frames)).transpose(1, 2), deep
 
     def _keys(self, audio: Tensor | AudioKeys | None, rows: int) -> AudioKeys:

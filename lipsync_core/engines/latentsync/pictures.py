@@ -94,11 +94,19 @@ class Pictures:
     """A VAE of either kind behind one pair of functions; frames are worked off a few at a time."""
 
     def __init__(self, vae: Any, *, tiny: bool, batch: int) -> None:
+        import torch
+
+        from ...models import fused
+        from ...models.norm import join_activations
+
         self.vae = vae
         self.tiny = tiny
         self.batch = batch
         weight = next(vae.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        if fused.works(self.device):
+            vae.to(memory_format=torch.channels_last)
+            join_activations(vae)
         self.factor = 8 if tiny else 2 ** (len(vae.config.block_out_channels) - 1)
         """Side of a crop in pixels by side of its latent."""
 

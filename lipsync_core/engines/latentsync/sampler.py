@@ -170,8 +170,11 @@ def _compiled(unet: UNet3D) -> Any:
     """``unet.step`` compiled once; the network keeps it."""
     import torch
 
+    from ...models import fused
+
     made = unet.__dict__.get("compiled_step")
     if made is None:
+        fused.works(unet.conv_in.weight.device)
         made = torch.compile(unet.step)
         unet.__dict__["compiled_step"] = made
     return made
