@@ -120,9 +120,9 @@ def encode(path: Path, crops: np.ndarray, sound: np.ndarray, crf: int) -> None:
         crf=crf,
         overwrite=True,
     )
-    options = {**writer.encoding.options, "g": str(KEY_EVERY)}
-    if size < SMALL:
-        options["x264-params"] = "bframes=0"
+    # With more threads x264 writes other streams: the data must not depend on who makes them.
+    inner = ["threads=1", *(["bframes=0"] if size < SMALL else [])]
+    options = {**writer.encoding.options, "g": str(KEY_EVERY), "x264-params": ":".join(inner)}
     writer.encoding = replace(writer.encoding, options=options)
     with writer:
         for index, crop in enumerate(crops):

@@ -256,6 +256,21 @@ def test_syncnet_runs_on_the_crops(settings, tmp_path, seeded, monkeypatch):
     assert "confidence" in AvSync.judge(metrics, strict)
 
 
+def test_clips_do_not_depend_on_how_many_work_on_them(tmp_path, monkeypatch):
+    from lipsync_core.media import writer
+    from lipsync_core.preprocess.write import encode
+
+    noise = np.random.default_rng(0).integers(0, 255, (340, 340, 3), np.uint8)
+    crops = np.stack([noise[k : k + 256, 2 * k % 80 :][:, :256] for k in range(60)])
+    sound = np.random.default_rng(1).normal(0, 0.1, 60 * 640).astype(np.float32)
+    made = []
+    for threads in (1, 4):
+        monkeypatch.setattr(writer, "ENCODER_THREADS", threads)
+        encode(tmp_path / f"{threads}.mp4", crops, sound, 16)
+        made.append((tmp_path / f"{threads}.mp4").read_bytes())
+    assert made[0] == made[1]
+
+
 def test_blur_darkness_and_blocks_are_told_apart(settings):
     import cv2
     from skimage.data import astronaut
