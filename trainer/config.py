@@ -103,6 +103,9 @@ class LossConfig:
     """Above 0, min-SNR weighting (Hang et al. 2023) of the noise term."""
     max_timestep: int = 1000
     """Terms of decoded pictures count only below this step: above, the one-step estimate is a guess."""
+    decoded_frames: int = 0
+    """So many frames of a sample are decoded for ``pixel`` and ``lpips``, others each time, since decoding
+    takes most of such a step; 0: all, as ``sync`` and ``trepa`` need them."""
     mask_weight: float = 1.0
     """How much more the hidden part of the latent counts in ``noise`` and ``clean`` than what is seen."""
 
@@ -386,6 +389,12 @@ def _check_stage(recipe: Recipe, name: str, stage: StageConfig) -> None:
         raise SettingsError(
             f"{at}.loss.sync is {stage.loss.sync:g}, but model.syncnet names no network that judges "
             "it; give latentsync-1.6-syncnet or a file, or set the weight to 0"
+        )
+    whole = [name for name in ("sync", "trepa") if getattr(stage.loss, name) > 0]
+    if stage.loss.decoded_frames and whole:
+        raise SettingsError(
+            f"{at}.loss.decoded_frames is {stage.loss.decoded_frames}, but {' and '.join(whole)} "
+            "must see all frames; set it to 0, or their weights"
         )
     switch = stage.switch
     known = next(row.figures for row in TASKS if row.name == recipe.task)

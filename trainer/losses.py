@@ -80,6 +80,12 @@ def chosen(seeds: Tensor, share: float, purpose: str) -> Tensor:
     )
 
 
+def some_frames(seeds: Tensor, frames: int, count: int) -> Tensor:
+    """``(B, count)`` int64 of ``frames``, in order, other ones for each sample; all where ``count`` is 0."""
+    rows = [torch.randperm(frames, generator=_dice(s, "frames to decode")) for s in seeds.tolist()]
+    return torch.stack([row[: count or frames].sort().values for row in rows])
+
+
 def drop_audio(tokens: Tensor, seeds: Tensor, share: float) -> Tensor:
     """``tokens`` ``(B, …)`` with all-zero rows for about ``share`` (0..1) of the samples.
 

@@ -168,6 +168,10 @@ def test_the_folder_of_a_run_is_a_recipe(write, tmp_path):
         ("stages: {one: {motion: some}}", "stages.one.motion is 'some'"),
         ("stages: {one: {loss: {sync: 1}}}", "model.syncnet names no network"),
         ("stages: {one: {loss: {noise: 0}}}", "every term has weight 0"),
+        (
+            "model: {syncnet: x}\nstages: {one: {loss: {sync: 1, decoded_frames: 4}}}",
+            "decoded_frames is 4, but sync must see all",
+        ),
         ("stages: {one: {switch: {when: later}}}", "switch.when is 'later'"),
         (
             "stages: {one: {switch: {when: converged, metric: reconstuction}}}",

@@ -225,6 +225,19 @@ def test_purposes_choose_samples_apart_from_each_other():
     assert not losses.chosen(seeds, 0.0, "one").any()
 
 
+def test_frames_to_decode_are_some_and_each_has_its_turn():
+    every = losses.some_frames(SEEDS, 7, 0)
+    assert every.tolist() == [list(range(7))] * len(SEEDS)
+    seeds = torch.arange(2000)
+    some = losses.some_frames(seeds, 16, 4)
+    assert some.shape == (2000, 4)
+    assert (some.diff(dim=1) > 0).all()
+    counts = torch.bincount(some.flatten(), minlength=16)
+    assert counts.min() > 420
+    assert counts.max() < 580
+    assert torch.equal(losses.some_frames(seeds[7:9], 16, 4), some[7:9])
+
+
 # --- decoded pictures
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate  # noqa: E402
 from lipsync_core.errors import LipSyncError  # noqa: E402
 from lipsync_core.models.unet3d import UNet3D, config_of  # noqa: E402
 from lipsync_core.weights import tensors  # noqa: E402
-from trainer import frozen  # noqa: E402
+from trainer import frozen, losses  # noqa: E402
 from trainer.config import (  # noqa: E402
     DataConfig,
     LossConfig,
@@ -254,6 +254,35 @@ def test_noise_alone_leaves_no_trace_of_the_hidden_picture(
     assert given[0][1].tolist() == [999] * 4
     # the picture is still what has to be said
     assert errors[0] != errors[1]
+
+
+def test_of_pictures_that_are_compared_some_frames_stand_for_all(
+    data: Path, frozen_files: dict[str, str]
+) -> None:
+    task = built("latentsync", data, frozen_files)
+    batch = batch_of(task, [0, 1])
+
+    def pixel(count: int, crops: torch.Tensor) -> float:
+        loss = LossConfig(noise=1, pixel=1, decoded_frames=count)
+        with torch.no_grad():
+            terms = task.losses(
+                task.network, {**batch, "crops": crops}, stage("latentsync", loss=loss)
+            )
+        return float(terms["pixel"])
+
+    # hidden from the network are only the crops with which it is compared
+    task._latents = lambda _, kept=task._latents(batch): kept  # type: ignore[method-assign]
+    whole, some = pixel(0, batch["crops"]), pixel(3, batch["crops"])
+    assert pixel(16, batch["crops"]) == whole
+    assert 0.5 * whole < some < 2 * whole
+    seen = losses.some_frames(batch["seed"], 16, 3)
+    changed, unseen = batch["crops"].clone(), batch["crops"].clone()
+    for row, frames in enumerate(seen.tolist()):
+        others = [frame for frame in range(16) if frame not in frames]
+        unseen[row, others] = 1
+        changed[row, frames] = 1
+    assert pixel(3, unseen) == some
+    assert pixel(3, changed) > some
 
 
 def test_ears_hear_a_short_block_as_the_same_part_of_a_long_one(data: Path) -> None:

@@ -217,9 +217,11 @@ class LatentSync(Task):
             if not chosen.any():
                 zero = predicted.float().sum() * 0
                 return terms | {name: zero for name in DECODED if getattr(loss, name) > 0}
-            estimate = estimates[chosen]
+            which = losses.some_frames(seeds, clean.shape[2], loss.decoded_frames).to(self.device)
+            rows, which = chosen.nonzero().to(self.device), which[chosen.to(self.device)]
+            estimate = estimates.transpose(1, 2)[rows, which].transpose(1, 2)
             shown = self._decoded(estimate)
-            truth = batch["crops"][chosen]
+            truth = batch["crops"][rows, which]
             errors: dict[str, Tensor] = {}
             if loss.pixel > 0:
                 errors["pixel"] = losses.pixel_error(shown, truth)
