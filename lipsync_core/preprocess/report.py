@@ -483,10 +483,10 @@ def _limits(name: str, config: dict[str, Any], engine: str) -> list[float]:
 
 def _edges(low: float, high: float, whole: bool) -> np.ndarray:
     """Borders of the bars, at round numbers; a bar a number where there are few and whole ones."""
-    if whole and high - low < BARS:
+    if whole and 0 < high - low < BARS:
         return np.arange(low - 0.5, high + 1)
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
-        # One value alone: one bar, its own share of the width.
+        # One value alone: one bar, with nothing on either side.
         width = max(abs(low) * 0.02, 0.5 if whole else 1e-3)
         return low + width * np.array([-1.5, -0.5, 0.5, 1.5])
     rough = (high - low) / BARS
