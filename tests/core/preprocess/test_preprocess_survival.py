@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from lipsync_core.preprocess.setup import Setup
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals and limits")
 psutil = pytest.importorskip("psutil")
 PATIENCE = 120
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def wait_for(condition, process):
@@ -205,3 +208,15 @@ def test_progress_says_how_busy_the_machine_is(monkeypatch):
     monkeypatch.setattr(gpus, "_library", Driver)
     assert gpus.busy() == (0.6, 0.15)
     assert "GPU 60% busy, 15% of its memory" in cli._rate(pace)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_a_worker_s_memory_is_its_own(tmp_path):
+    """Not that of whoever started it, which a new process takes over in one of the system's counts."""
+    code = "from lipsync_core.preprocess.worker import _peak; print(_peak())"
+    large = np.ones(400_000_000, np.uint8)
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert large[-1]
+    assert 5_000_000 < int(child.stdout) < 300_000_000
