@@ -84,8 +84,8 @@ class LossConfig:
     noise: float = 1.0
     """Mean squared error of the predicted noise."""
     clean: float = 0.0
-    """Mean squared error of the clean latents that the predicted noise means. At early steps, which
-    decide what quick sampling draws, ``noise`` hardly tells a right picture from a wrong one."""
+    """Mean squared error of the clean latents that the predicted noise means. Where noise prevails, which
+    decides what quick sampling draws, ``noise`` hardly tells a right picture from a wrong one."""
     pixel: float = 0.0
     """Mean absolute error of the decoded lower half."""
     lpips: float = 0.0

@@ -163,16 +163,28 @@ def noise_error(
     return rows.mean()
 
 
+LATE = 10.0
+"""Steps whose noise has more than so many times the power of the picture count no more than that."""
+
+
 def clean_error(
-    estimate: Tensor, clean: Tensor, *, mask: Tensor | None = None, mask_weight: float = 1.0
+    estimate: Tensor,
+    clean: Tensor,
+    *,
+    timestep: Tensor,
+    alphas_cumprod: Tensor,
+    mask: Tensor | None = None,
+    mask_weight: float = 1.0,
 ) -> Tensor:
     """Mean squared error of the clean latents ``(B, C, T, h, w)`` that a prediction means, a scalar.
 
     It is the error of the noise divided by the SNR (Salimans and Ho 2022 weigh so where steps are
-    few): at step 999 a wholly wrong picture costs 0.005 as noise, and its full variance here.
-    ``mask`` and ``mask_weight`` as in ``noise_error``.
+    few), but at most ``LATE`` times that error: the last steps multiply what little is wrong in the
+    noise by up to 213, and would drown all others. ``mask`` and ``mask_weight`` as in ``noise_error``.
     """
-    return _weighed((estimate.float() - clean.float()).square(), mask, mask_weight).mean()
+    rows = _weighed((estimate.float() - clean.float()).square(), mask, mask_weight)
+    alpha = alphas_cumprod[timestep.to(alphas_cumprod.device)].to(rows)
+    return (rows * (LATE * alpha / (1 - alpha)).clamp(max=1)).mean()
 
 
 def _weighed(errors: Tensor, mask: Tensor | None, mask_weight: float) -> Tensor:

@@ -209,7 +209,12 @@ class LatentSync(Task):
         estimates = losses.clean_estimate(noisy, predicted, timestep, self._alphas)
         if loss.clean > 0:
             terms["clean"] = losses.clean_error(
-                estimates, clean, mask=mask, mask_weight=loss.mask_weight
+                estimates,
+                clean,
+                timestep=timestep,
+                alphas_cumprod=self._alphas,
+                mask=mask,
+                mask_weight=loss.mask_weight,
             )
         if loss.decodes:
             weights = losses.gate(timestep, loss.max_timestep)
