@@ -6,7 +6,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
-from . import bridge, choices, sockets
+from . import bridge, choices, inputs, sockets
 from .bridge import Schema, io, option, output
 
 SENTENCE = "bundled sentence"
@@ -145,26 +145,13 @@ class MatchLength(bridge.Node):
                     tooltip="The frames of the clip; one picture is held for as long as the voice.",
                 ),
                 option(io.Audio, "audio", tooltip="The voice that will be spoken."),
-                option(
-                    io.Float,
-                    "fps",
-                    default=25.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.001,
-                    round=0.001,
-                    tooltip="Frames per second of the clip.",
-                ),
-                option(
-                    io.Combo,
+                inputs.fps("Frames per second of the clip."),
+                inputs.setting(
                     "length",
-                    options=list(choices.LENGTHS),
-                    default=choices.default("length"),
-                    tooltip=(
-                        "auto: bounce if the voice is longer, else cut. bounce: back and forth. loop: from the beginning "
-                        "again. hold: the last frame stays. silence: the voice waits for the picture. stretch: the picture "
-                        "plays slower or faster. cut: the shorter one decides."
-                    ),
+                    choices.LENGTHS,
+                    "auto: bounce if the voice is longer, else cut. bounce: back and forth. loop: from the beginning "
+                    "again. hold: the last frame stays. silence: the voice waits for the picture. stretch: the picture "
+                    "plays slower or faster. cut: the shorter one decides.",
                 ),
             ],
             outputs=[

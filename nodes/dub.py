@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import bridge, choices
+from . import bridge, choices, inputs
 from .bridge import Schema, io, option, output
 
 
@@ -44,29 +44,21 @@ class DubVideo(bridge.Node):
                     optional=True,
                     tooltip="What shall be said. Not connected: the video's own sound, so that its mouth follows it again.",
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "engine",
-                    options=["auto", *choices.ENGINES],
-                    default=choices.default("engine"),
-                    tooltip="What draws the mouth. draft needs no weights; auto takes the best one that is ready.",
+                    ["auto", *choices.ENGINES],
+                    "What draws the mouth. draft needs no weights; auto takes the best one that is ready.",
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "face",
-                    options=list(choices.FACES),
-                    default=choices.default("face"),
-                    tooltip="Which person, if there are several. index:0 is the leftmost; all gives everybody the voice.",
+                    choices.FACES,
+                    "Which person, if there are several. index:0 is the leftmost; all gives everybody the voice.",
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "length",
-                    options=list(choices.LENGTHS),
-                    default=choices.default("length"),
-                    tooltip=(
-                        "What gives way when voice and picture differ in length. auto: play back and forth if the voice is "
-                        "longer, cut the picture if it is shorter."
-                    ),
+                    choices.LENGTHS,
+                    "What gives way when voice and picture differ in length. auto: play back and forth if the voice is "
+                    "longer, cut the picture if it is shorter.",
                 ),
                 option(
                     io.Int,
@@ -88,81 +80,38 @@ class DubVideo(bridge.Node):
                         "sound. Or a file of turns in the input folder. face 'largest' then stands for everybody who speaks."
                     ),
                 ),
-                option(
-                    io.Float,
-                    "fps",
-                    default=25.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.001,
-                    round=0.001,
+                inputs.fps(
+                    "Frames per second of a clip given as IMAGE. A VIDEO keeps its own.",
                     optional=True,
                     advanced=True,
-                    tooltip="Frames per second of a clip given as IMAGE. A VIDEO keeps its own.",
                 ),
-                option(
-                    io.String,
-                    "point",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Choose the face by place instead: x,y in pixels, or x,y@seconds. Empty: use the choice above.",
-                ),
-                option(
-                    io.Combo,
-                    "detector",
-                    options=["auto", *choices.DETECTORS],
-                    default=choices.default("detector"),
-                    optional=True,
-                    advanced=True,
-                    tooltip="How faces are found. auto: the best one that is present.",
-                ),
-                option(
-                    io.Combo,
-                    "missing",
-                    options=list(choices.MISSING),
-                    default=choices.default("missing"),
-                    optional=True,
-                    advanced=True,
-                    tooltip="Frames without the face: pass leaves them untouched, error stops.",
-                ),
-                option(
-                    io.Combo,
+                inputs.point(),
+                inputs.detector(optional=True),
+                inputs.missing(optional=True),
+                inputs.setting(
                     "draft_mode",
-                    options=list(choices.DRAFT_MODES),
-                    default=choices.default("draft_mode"),
+                    choices.DRAFT_MODES,
+                    "Draft engine: re-use the person's own mouths (units), bend one picture (warp), or measure and choose.",
                     optional=True,
                     advanced=True,
-                    tooltip="Draft engine: re-use the person's own mouths (units), bend one picture (warp), or measure and choose.",
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "preset",
-                    options=list(choices.PRESETS),
-                    default=choices.default("preset"),
+                    choices.PRESETS,
+                    "LatentSync engines: how much work is spent. auto: best on a GPU, fast on a CPU.",
                     optional=True,
                     advanced=True,
-                    tooltip="LatentSync engines: how much work is spent. auto: best on a GPU, fast on a CPU.",
                 ),
-                option(
-                    io.Float,
-                    "strength",
-                    default=choices.default("strength"),
-                    min=0.0,
-                    max=3.0,
-                    step=0.05,
+                inputs.strength(
+                    "LatentSync engines: how far the voice leads; 0 not at all, 1 as its authors chose.",
                     optional=True,
-                    advanced=True,
-                    tooltip="LatentSync engines: how far the voice leads; 0 not at all, 1 as its authors chose.",
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "silence",
-                    options=list(choices.SILENCES),
-                    default=choices.default("silence"),
+                    choices.SILENCES,
+                    "LatentSync engines in pauses: what the model makes of it, a mouth told to close, or the source's own.",
                     optional=True,
                     advanced=True,
-                    tooltip="LatentSync engines in pauses: what the model makes of it, a mouth told to close, or the source's own.",
                 ),
                 option(
                     io.Combo,
@@ -173,14 +122,7 @@ class DubVideo(bridge.Node):
                     advanced=True,
                     tooltip="Kind of file for the result. webm and mov can keep transparency.",
                 ),
-                option(
-                    io.Boolean,
-                    "tag",
-                    default=choices.default("tag"),
-                    optional=True,
-                    advanced=True,
-                    tooltip="Say in the file's metadata that the mouth movements were generated.",
-                ),
+                inputs.tag(),
             ],
             outputs=[
                 output(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from . import bridge, choices, sockets
+from . import bridge, choices, inputs, sockets
 from .bridge import Schema, io, option, output
 
 
@@ -39,39 +39,16 @@ class FaceAlign(bridge.Node):
                     default=choices.ENGINES[0],
                     tooltip="The engine that will draw the mouth: each has its own size and place of the face in the crop.",
                 ),
-                option(
-                    io.Float,
-                    "fps",
-                    default=25.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.001,
-                    round=0.001,
-                    tooltip="Frames per second of the clip; everything that is meant in seconds goes by it.",
+                inputs.fps(
+                    "Frames per second of the clip; everything that is meant in seconds goes by it."
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "face",
-                    options=[name for name in choices.FACES if name != "all"],
-                    default=choices.default("face"),
-                    tooltip="Which person, if there are several; index:0 is the leftmost. For a second person use the node a second time.",
+                    [name for name in choices.FACES if name != "all"],
+                    "Which person, if there are several; index:0 is the leftmost. For a second person use the node a second time.",
                 ),
-                option(
-                    io.Combo,
-                    "detector",
-                    options=["auto", *choices.DETECTORS],
-                    default=choices.default("detector"),
-                    advanced=True,
-                    tooltip="How faces are found. auto: the best one that is present.",
-                ),
-                option(
-                    io.Combo,
-                    "missing",
-                    options=list(choices.MISSING),
-                    default=choices.default("missing"),
-                    advanced=True,
-                    tooltip="Frames without the face: pass leaves them untouched, error stops.",
-                ),
+                inputs.detector(),
+                inputs.missing(),
                 option(
                     io.Float,
                     "smoothing",
@@ -82,14 +59,7 @@ class FaceAlign(bridge.Node):
                     advanced=True,
                     tooltip="Seconds of calm on top of the tracker's own. 0 is best for most clips; more helps a trembling detector.",
                 ),
-                option(
-                    io.String,
-                    "point",
-                    default="",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Choose the face by place instead: x,y in pixels, or x,y@seconds. Empty: use the choice above.",
-                ),
+                inputs.point(),
                 option(
                     io.Custom("FACE_LANDMARKS"),
                     "landmarks",

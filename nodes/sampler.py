@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import bridge, choices, sockets
+from . import bridge, choices, inputs, sockets
 from .bridge import Schema, io, option, output
 
 FROM_PRESET = "from the preset"
@@ -41,15 +41,11 @@ class Sampler(bridge.Node):
                     control_after_generate=False,
                     tooltip="The same seed gives the same mouths, whatever the batch.",
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "preset",
-                    options=list(choices.PRESETS),
-                    default=choices.default("preset"),
-                    tooltip=(
-                        "How much work is spent: exact does what the original did, best also blends windows, fast and "
-                        "preview take few steps. auto: best on a GPU, fast on a CPU."
-                    ),
+                    choices.PRESETS,
+                    "How much work is spent: exact does what the original did, best also blends windows, fast and "
+                    "preview take few steps. auto: best on a GPU, fast on a CPU.",
                 ),
                 option(
                     io.Int,
@@ -78,23 +74,14 @@ class Sampler(bridge.Node):
                     advanced=True,
                     tooltip="How far beyond the prediction without sound: 1 is fastest, 1.5 the original's; -1 takes the preset's.",
                 ),
-                option(
-                    io.Float,
-                    "strength",
-                    default=choices.default("strength"),
-                    min=0.0,
-                    max=3.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip="How far the voice leads: 0 not at all, 1 as its authors chose, 2 twice as far.",
+                inputs.strength(
+                    "How far the voice leads: 0 not at all, 1 as its authors chose, 2 twice as far."
                 ),
-                option(
-                    io.Combo,
+                inputs.setting(
                     "silence",
-                    options=list(choices.SILENCES),
-                    default=choices.default("silence"),
+                    choices.SILENCES,
+                    "In pauses of the voice: what the model makes of it, a mouth told to close, or the source's own mouth.",
                     advanced=True,
-                    tooltip="In pauses of the voice: what the model makes of it, a mouth told to close, or the source's own mouth.",
                 ),
                 option(
                     io.Int,

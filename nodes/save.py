@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import bridge, choices, sockets
+from . import bridge, inputs, sockets
 from .bridge import Schema, io, option, output, ui
 
 
@@ -49,25 +49,8 @@ class SaveDub(bridge.Node):
                     optional=True,
                     tooltip="The sound for frames. A VIDEO brings its own.",
                 ),
-                option(
-                    io.Float,
-                    "fps",
-                    default=25.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.001,
-                    round=0.001,
-                    optional=True,
-                    tooltip="Frames per second of frames. A VIDEO keeps its own.",
-                ),
-                option(
-                    io.Boolean,
-                    "tag",
-                    default=choices.default("tag"),
-                    optional=True,
-                    advanced=True,
-                    tooltip="Say in the file's metadata that the mouth movements were generated.",
-                ),
+                inputs.fps("Frames per second of frames. A VIDEO keeps its own.", optional=True),
+                inputs.tag(),
                 option(
                     io.MultiType,
                     "before",

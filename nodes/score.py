@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from . import bridge, choices, sockets
+from . import bridge, choices, inputs, sockets
 from .bridge import Schema, io, option, output, ui
 
 if TYPE_CHECKING:
@@ -28,12 +28,10 @@ def _measuring() -> list[Any]:
                 "auto: syncnet_v2 if it is ready, else embedded."
             ),
         ),
-        option(
-            io.Combo,
+        inputs.setting(
             "face",
-            options=list(choices.ONE_FACE),
-            default=choices.default("face"),
-            tooltip="Whose mouth is looked at, if there are several people. index:0 is the leftmost.",
+            choices.ONE_FACE,
+            "Whose mouth is looked at, if there are several people. index:0 is the leftmost.",
         ),
         option(
             io.Combo,
@@ -44,23 +42,8 @@ def _measuring() -> list[Any]:
             advanced=True,
             tooltip="SyncNet's view of the face. original: numbers comparable with published ones. aligned: upright and steadier.",
         ),
-        option(
-            io.String,
-            "point",
-            default="",
-            optional=True,
-            advanced=True,
-            tooltip="Choose the face by place instead: x,y in pixels, or x,y@seconds. Empty: use the choice above.",
-        ),
-        option(
-            io.Combo,
-            "detector",
-            options=["auto", *choices.DETECTORS],
-            default=choices.default("detector"),
-            optional=True,
-            advanced=True,
-            tooltip="How faces are found. auto: the best one that is present.",
-        ),
+        inputs.point(),
+        inputs.detector(optional=True),
         option(
             sockets.Report,
             "report_text",

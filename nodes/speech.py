@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import bridge, choices, sockets
+from . import bridge, choices, inputs, sockets
 from .bridge import Schema, io, option, output
 
 
@@ -30,16 +30,7 @@ class WhisperFeatures(bridge.Node):
             ],
             inputs=[
                 option(io.Audio, "audio", tooltip="The voice."),
-                option(
-                    io.Float,
-                    "fps",
-                    default=25.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.001,
-                    round=0.001,
-                    tooltip="Frames per second of the clip that will speak it.",
-                ),
+                inputs.fps("Frames per second of the clip that will speak it."),
                 option(
                     io.Combo,
                     "engine",
