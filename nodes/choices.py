@@ -41,7 +41,7 @@ RECIPES = {
     "syncnet_16_pixel_attn": ("syncnet",),
     "syncnet_25_pixel": ("syncnet",),
     "tiny_latentsync": ("stage1", "stage2"),
-    "tiny_listener": ("hear",),
+    "tiny_listener": ("near", "hear"),
     "tiny_syncnet": ("near", "judge"),
     "tiny_vae": ("code",),
 }
