@@ -28,7 +28,7 @@ LOCAL = {"engine": "draft", "detector": "cascade", "codec": "libx264", "crf": "0
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     monkeypatch.setenv("LIPSYNC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(batch, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(batch.fleet, "POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_an_output_of_other_work_is_not_replaced(folder, monkeypatch, capsys):
 def test_the_number_of_a_row_follows_its_content(folder):
     def number(**change):
         row = rows_of("one.mp4")[0] | change
-        return batch.identity(batch.read(table(folder, [row]), folder / "o")[0], {})
+        return batch.manifest.identity(batch.read(table(folder, [row]), folder / "o")[0], {})
 
     first = number()
     assert str(uuid.UUID(first)) == first == number()
@@ -333,7 +333,7 @@ def test_rows_over_two_servers(folder, monkeypatch, capsys, comfy):
     assert len(taken) == len(set(taken)) == 8
     assert comfy.taken
     assert other.taken
-    assert max(comfy.most, other.most) == batch.IN_FLIGHT
+    assert max(comfy.most, other.most) == batch.fleet.IN_FLIGHT
     for index, name in enumerate(names):
         voice = (folder / ("a.wav", "b.wav")[index % 2]).read_bytes()
         assert (folder / "o" / name).read_bytes() == b"dubbed draft" + voice
@@ -362,7 +362,7 @@ def test_a_client_that_crashed_goes_on(folder, monkeypatch, capsys, comfy):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch.time, "sleep", crash)
+        patch.setattr(batch.fleet.time, "sleep", crash)
         assert command(monkeypatch, capsys, *words)[0] == 130
     assert len(comfy.taken) == 2
     journal = folder / "o" / batch.JOURNAL
@@ -391,7 +391,7 @@ def test_a_server_that_crashed_gets_its_prompts_again(folder, monkeypatch, capsy
     first = Comfy()
     first.works = False
     manifest = table(folder, rows_of("one.mp4", "two.mp4", "three.mp4"))
-    born, sleep, later = [], batch.time.sleep, []
+    born, sleep, later = [], batch.fleet.time.sleep, []
 
     def meanwhile(seconds):
         sleep(seconds)
@@ -401,7 +401,7 @@ def test_a_server_that_crashed_gets_its_prompts_again(folder, monkeypatch, capsy
         if len(later) == 5:
             born.append(Comfy(first.port))
 
-    monkeypatch.setattr(batch.time, "sleep", meanwhile)
+    monkeypatch.setattr(batch.fleet.time, "sleep", meanwhile)
     try:
         code, told, _ = command(
             monkeypatch, capsys, manifest, "--server", first.url, "--output-dir", folder / "o"
@@ -416,9 +416,9 @@ def test_a_server_that_crashed_gets_its_prompts_again(folder, monkeypatch, capsy
 def test_rows_of_a_server_that_stays_away_go_to_the_others(folder, monkeypatch, capsys, comfy):
     other = Comfy()
     other.works = False
-    monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(batch.fleet, "PATIENCE_SECONDS", 0.05)
     manifest = table(folder, rows_of(*(f"{number}.mp4" for number in range(6))))
-    sleep = batch.time.sleep
+    sleep = batch.fleet.time.sleep
 
     def meanwhile(seconds):
         sleep(seconds)
@@ -426,7 +426,7 @@ def test_rows_of_a_server_that_stays_away_go_to_the_others(folder, monkeypatch, 
             other.history["stopped"] = True
             other.stop()
 
-    monkeypatch.setattr(batch.time, "sleep", meanwhile)
+    monkeypatch.setattr(batch.fleet.time, "sleep", meanwhile)
     words = (manifest, "--server", comfy.url, "--server", other.url, "--output-dir", folder / "o")
     code, told, _ = command(monkeypatch, capsys, *words)
     assert (code, len(set(comfy.taken)), len(comfy.taken)) == (0, 6, 6), told
@@ -474,7 +474,7 @@ def test_what_a_server_would_refuse_is_one_line_before_the_first_prompt(
 @pytest.mark.parametrize("url", ["ftp://a", "http://", "a:99999", "http://[1"])
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(SettingsError, match="no server"):
-        batch.Server(url)
+        batch.server.Server(url)
 
 
 def test_a_missing_node_and_a_silent_server_are_one_line(folder, monkeypatch, capsys, comfy):
