@@ -140,21 +140,24 @@ class _RayWorker:
     """A worker as Ray wants one: what it tells is a generator, so that nothing waits for the end."""
 
     def __init__(self, post: Post) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
         self._worker = Worker(post)
+        # One for all tasks: what a thread has freed, the next one often cannot have, and a worker
+        # grew by a tenth of a gigabyte a file.
+        self._thread = ThreadPoolExecutor(max_workers=1)
 
     def work(self, task: Task) -> Iterator[Told]:
         """Everything that is told of ``task``, while it is worked on."""
         import queue
-        import threading
 
         said: queue.Queue[Told] = queue.Queue(maxsize=AHEAD)
-        thread = threading.Thread(target=self._worker.work, args=(task, said.put), daemon=True)
-        thread.start()
+        working = self._thread.submit(self._worker.work, task, said.put)
         while True:
             told = said.get()
             yield told
             if told.last:
-                thread.join()
+                working.result()
                 return
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -220,3 +221,26 @@ def test_a_worker_s_memory_is_its_own(tmp_path):
     )
     assert large[-1]
     assert 5_000_000 < int(child.stdout) < 300_000_000
+
+
+def test_an_actor_of_ray_works_in_one_thread(settings, maker, tmp_path):
+    """A thread for every file kept what the ones before had freed."""
+    from lipsync_core.preprocess.ray_pool import _RayWorker
+    from lipsync_core.preprocess.worker import Post, Task
+
+    path = maker.clip(tmp_path / "a.mp4", [2] * 52)
+    actor = _RayWorker(Post(config=settings(), output=str(tmp_path / "data")))
+    threads = set()
+    real = actor._worker.work
+
+    def watched(task, tell):
+        threads.add(threading.get_ident())
+        real(task, tell)
+
+    actor._worker.work = watched
+    for number in range(3):
+        told = list(actor.work(Task(path=str(path), key=f"{number:024d}")))
+        assert [one.last for one in told][-1:] == [True]
+        assert told[0].rows
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
