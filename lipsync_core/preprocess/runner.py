@@ -120,12 +120,14 @@ def run(
     setup = Setup(config, output)
     # Everything that can be refused is refused before the long work begins.
     chain(config, setup)
-    config, engine = _settled(config, setup)
+    with full_said(output), _told_before(output, setup):
+        config, engine = _settled(config, setup)
     posts = _posts(config, output, workers, per_gpu, engine, keep_intermediate)
     with _locked(output), full_said(output), Manifest(output / NAME) as manifest:
         shutil.rmtree(output / WORK, ignore_errors=True)
         (output / "config.json").write_text(config.text(), encoding="utf-8")
         manifest.put_fact("sync_engine", engine)
+        manifest.put_fact("detector", config.affine.detector)
         leader = _Leader(manifest, config, inputs, output, watch)
         if retry:
             manifest.retry()
@@ -452,6 +454,27 @@ def _scan(inputs: Path, output: Path) -> Iterator[File]:
         reason = f"the folder cannot be read ({error.strerror})"
         log.warning("%s: %s", error.filename, reason)
         yield File(path=str(error.filename), size=0, mtime_ns=0, state="unreadable", reason=reason)
+
+
+@contextmanager
+def _told_before(output: Path, setup: Setup) -> Iterator[None]:
+    """Why another detector is not to be had is said by the first run alone, unless it is news."""
+    known = None
+    if (output / NAME).exists():
+        with Manifest(output / NAME) as manifest:
+            known = manifest.fact("detector")
+    faces = logging.getLogger("lipsync.faces")
+
+    def quiet(record: logging.LogRecord) -> bool:
+        return known is None or record.levelno != logging.WARNING
+
+    faces.addFilter(quiet)
+    try:
+        yield
+    finally:
+        faces.removeFilter(quiet)
+    if known is not None and setup.detector.name != known:
+        log.warning("faces are found by %s now, by %s before", setup.detector.name, known)
 
 
 def _settled(config: Config, setup: Setup) -> tuple[Config, str]:

@@ -315,6 +315,26 @@ def test_known_folders_hold_what_each_step_made(maker, settings, tmp_path):
     assert Reader(clips(tmp_path / "data", "av_synced")[0]).clip.width == 256
 
 
+def test_a_missing_detector_is_said_once(maker, settings, tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    raw, output = tmp_path / "raw", tmp_path / "data"
+    raw.mkdir()
+    config = settings("affine.detector=auto")
+    run(raw, output, config)
+    first = [one.getMessage() for one in caplog.records]
+    if not any("yunet is not available" in line for line in first):
+        pytest.skip("YuNet is on this machine")
+    caplog.clear()
+    run(raw, output, config)
+    assert not caplog.records
+    with Manifest(output / NAME) as manifest:
+        manifest.put_fact("detector", "yunet")
+    run(raw, output, config)
+    assert "by cascade now, by yunet before" in caplog.text
+
+
 def test_what_cannot_be_done_is_refused_before_any_work(settings, tmp_path):
     with pytest.raises(SettingsError, match="not a folder"):
         run(tmp_path / "nothing", tmp_path / "out", settings())
