@@ -390,14 +390,22 @@ def _files(summary: Summary, count: int) -> str:
     if summary.damaged_files:
         lost = _time(summary.damaged_seconds)
         lines.append(
-            f"<p>The pictures of {summary.damaged_files} are damaged: {lost} of video could not be read "
+            f"<p>The pictures of {_counted(summary.damaged_files)} are damaged: {lost} of video could not be read "
             "and is cut out; no clip shows what stands in for it.</p>"
         )
     if summary.ended_early:
-        lines.append(f"<p>{summary.ended_early} end early; what comes before is used.</p>")
+        lines.append(
+            f"<p>Of {_counted(summary.ended_early)} only the beginning could be read, and is used.</p>"
+        )
     if summary.mended_sound:
-        lines.append(f"<p>The sound of {summary.mended_sound} has holes, and is silent there.</p>")
+        lines.append(
+            f"<p>The sound of {_counted(summary.mended_sound)} has holes, and is silent there.</p>"
+        )
     return "\n".join(lines)
+
+
+def _counted(files: int) -> str:
+    return "1 file" if files == 1 else f"{files} files"
 
 
 def _funnel(summary: Summary) -> str:

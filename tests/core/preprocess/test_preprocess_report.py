@@ -96,8 +96,8 @@ def test_limits_and_what_they_leave_out_are_seen_and_so_is_damage(tmp_path):
     assert file["damaged_seconds"] == 1.6
     config = {"quality": {"min_brightness": 40.0, "max_brightness": 215.0}}
     page = report._page(summary, {}, tmp_path, config)
-    assert "The pictures of 1 are damaged: 1.6 s of video could not be read" in page
-    assert "The sound of 1 has holes" in page
+    assert "The pictures of 1 file are damaged: 1.6 s of video could not be read" in page
+    assert "The sound of 1 file has holes" in page
     assert "6.0 s</b><span>kept of 12.0 s of video" in page
     chart = page[page.index("<b>brightness</b>") :].split("</figure>")[0]
     assert {kind for kind, *_ in bars(chart)} == {"kept", "out"}
