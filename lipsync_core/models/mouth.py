@@ -11,17 +11,17 @@ OUTPUTS = 7
 
 
 class Mouth(nn.Module):
-    """Dilated convolutions over time with a head of its own for closures, under 250,000 weights.
+    """Dilated convolutions over time with a head of its own for closures, under 500,000 weights.
 
-    Sees 220 ms to either side; a mouth gets ready for a sound before it is heard.
+    Sees 300 ms to either side; a mouth gets ready for a sound before it is heard.
     """
 
     def __init__(
         self,
         *,
-        width: int = 96,
-        dilations: tuple[int, ...] = (1, 2, 4, 2),
-        closure_width: int = 48,
+        width: int = 128,
+        dilations: tuple[int, ...] = (1, 2, 4, 4, 2),
+        closure_width: int = 64,
         viseme_count: int = 0,
         dropout: float = 0.1,
     ) -> None:

@@ -193,3 +193,23 @@ def test_a_script_for_pico_says_one_sentence_a_line(tmp_path):
         assert command.startswith(f"pico2wave -l en-GB -w {name} ")
         assert f">{text}<" in command
         assert not set(text) & set('"$`\\0123456789')
+
+
+def test_a_widened_network_hears_what_the_small_one_heard():
+    torch = pytest.importorskip("torch")
+    from lipsync_core.models.mouth import Mouth
+    from trainer.tasks.mouth.widen import widen
+
+    torch.manual_seed(0)
+    small = Mouth(width=24, dilations=(1, 2), closure_width=12).train(False)
+    tensors = small.state_dict() | {"dilations": torch.tensor([1, 2])}
+    large = Mouth(width=32, dilations=(1, 4, 2), closure_width=16).train(False)
+    x = torch.randn(1, 41, 120)
+    with torch.no_grad():
+        wanted = small(x)[0]
+        before = (large(x)[0] - wanted).abs().mean()
+        large.load_state_dict(widen(tensors, large, [1, 4, 2]))
+        after = (large(x)[0] - wanted).abs().mean()
+    assert after < 0.35 * before
+    with pytest.raises(SystemExit, match="dilations"):
+        widen(tensors, large, [2, 1, 4])

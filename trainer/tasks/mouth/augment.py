@@ -308,7 +308,7 @@ def example(
     if rng.random() < FRONTING:
         rows = front(rows, parts, rng)
     rows = vocal_tract(rows, rng.uniform(SHORTEST, LONGEST))
-    rows = pronounce(rows, parts, rng, 2.0 if recorded else 4.0)
+    rows = pronounce(rows, parts, rng, 3.0 if recorded else 4.5)
     # The same words said louder and softer: what is louder is to open wider.
     rows = rows + _knots(rng, int(len(rows) / 30), len(rows), LEVEL_CHANGE)[:, None].astype(
         np.float32
