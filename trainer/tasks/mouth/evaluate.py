@@ -36,8 +36,8 @@ NEAR = 0.12
 """Seconds around the aligned closure within which the real lips are narrowest: that frame counts."""
 
 SHUT = 0.02
-"""Of the span of the eyes: lips that measure less are shut. It is less than a pixel in clips of GRID; between
-lips that meet in speech and lips at rest the mesh reads .001 to .006, by chance. .01 and .03 give the same ranks."""
+"""Of the span of the eyes: lips that measure less are shut. It is a pixel or two in clips of GRID; lips that
+meet in speech and lips at rest read .001 to .006 alike. .01 and .03 give the same ranks."""
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _WORDS = (
