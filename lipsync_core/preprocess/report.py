@@ -357,8 +357,10 @@ def _tiles(summary: Summary, clips: int, kept: float, count: int) -> str:
     """What one wants to know first."""
     engine = {"syncnet_v2": "SyncNet v2", "embedded": "lip speed (no weights)"}
     cpu = sum(stage.seconds for stage in summary.stages.values())
+    # what a file says of its length may be a frame short of what it holds
+    found = max(kept, summary.found_seconds)
     tiles = [
-        (_time(kept), f"kept of {_time(summary.found_seconds)} of video"),
+        (_time(kept), f"kept of {_time(found)} of video"),
         (f"{clips:,}", "clips"),
         (f"{count:,}", "files looked at"),
         (

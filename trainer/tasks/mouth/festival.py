@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import argparse
 import unicodedata
-import wave
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from .labels import labelled_segments
 from .phones import Segments
-from .synth import Sentences, Texts, pack
+from .synth import Texts, joined, pack, recorded
 
 VOICES = {
     "kal_diphone": ("english", "en_US", "ascii"),
@@ -79,26 +79,20 @@ def read(folder: Path, out: Path, *, seed: int) -> None:
     files: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob("*.wav")):
         files[path.name.split(".")[0]].append(path)
-    items: list[tuple[np.ndarray, Segments]] = []
     refused = 0
-    for name, paths in sorted(files.items()):
-        item, goal = None, 0.0
-        for path in paths:
-            with wave.open(str(path)) as sound:
-                rate = sound.getframerate()
-                samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / 32768.0
-            samples = samples.astype(np.float32)
+
+    def sentences(voice: str) -> Iterator[tuple[np.ndarray, int, Segments]]:
+        nonlocal refused
+        for path in files[voice]:
+            samples, rate = recorded(path)
             phones = _phones(path.with_suffix(".seg"))
-            parts = labelled_segments(samples, rate, phones, VOICES[name][0]) if phones else None
+            parts = labelled_segments(samples, rate, phones, VOICES[voice][0]) if phones else None
             if parts is None or len(samples) < rate // 2 or np.abs(samples).max() < 0.01:
                 refused += 1
-                continue
-            if item is None:
-                item, goal = Sentences(rate * rng.uniform(0.85, 1.2), rng), rng.uniform(6, 10)
-            item.add(samples, rate, parts)
-            if item.elapsed > goal:
-                items.append(item.rows())
-                item = None
+            else:
+                yield samples, rate, parts
+
+    items = [item for voice in sorted(files) for item in joined(sentences(voice), rng)]
     pack(out, items, recorded=True)
     print(f"{len(items)} items in {out}, {refused} sentences refused")
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from .align import UnknownWords, aligned
 from .phones import Segments
-from .synth import Sentences, Texts, pack
+from .synth import Texts, joined, pack, recorded
 
 
 def script(folder: Path, *, language: str, sentences: int, rivals: float, seed: int) -> None:
@@ -43,28 +43,24 @@ def script(folder: Path, *, language: str, sentences: int, rivals: float, seed: 
 
 def read(folder: Path, out: Path, *, seed: int) -> None:
     """Joins sentences to items of 6-10 s, each item another body."""
-    rng = np.random.default_rng(seed)
-    items: list[tuple[np.ndarray, Segments]] = []
-    item, goal, refused = None, 0.0, 0
-    for line in (folder / "words.txt").read_text().splitlines():
-        name, text = line.split("\t")
-        with wave.open(str(folder / name)) as sound:
-            rate = sound.getframerate()
-            samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / 32768.0
-        samples = samples.astype(np.float32)
-        try:
-            parts = aligned(samples, text)
-        except UnknownWords:
-            parts = None
-        if parts is None:
-            refused += 1
-            continue
-        if item is None:
-            item, goal = Sentences(rate * rng.uniform(0.85, 1.2), rng), rng.uniform(6, 10)
-        item.add(samples, rate, parts)
-        if item.elapsed > goal:
-            items.append(item.rows())
-            item = None
+    lines = (folder / "words.txt").read_text().splitlines()
+    refused = 0
+
+    def sentences() -> Iterator[tuple[np.ndarray, int, Segments]]:
+        nonlocal refused
+        for line in lines:
+            name, text = line.split("\t")
+            samples, rate = recorded(folder / name)
+            try:
+                parts = aligned(samples, text)
+            except UnknownWords:
+                parts = None
+            if parts is None:
+                refused += 1
+            else:
+                yield samples, rate, parts
+
+    items = list(joined(sentences(), np.random.default_rng(seed)))
     pack(out, items, recorded=True)
     print(f"{len(items)} items in {out}, {refused} sentences refused")
 

@@ -16,6 +16,8 @@ import argparse
 import multiprocessing
 import tempfile
 import time
+import wave
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,31 @@ class Sentences:
         scale = (self.rate / RATE) / (down / 160)  # the ratio is rounded; the clock follows it
         codes = np.concatenate(self._codes)
         return rows, Segments(ends=np.concatenate(self._ends) * scale, codes=codes)
+
+
+def recorded(path: Path) -> tuple[np.ndarray, int]:
+    """Mono float32 samples of a 16-bit wave file, and their rate."""
+    with wave.open(str(path)) as sound:
+        rate = sound.getframerate()
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / 32768.0
+    return samples.astype(np.float32), rate
+
+
+def joined(
+    sentences: Iterable[tuple[np.ndarray, int, Segments]], rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, Segments]]:
+    """Items of 6-10 s, each another body, of one voice's sentences: samples, rate, sounds.
+
+    What is left over in the end is too short for one.
+    """
+    item, goal = None, 0.0
+    for samples, rate, parts in sentences:
+        if item is None:
+            item, goal = Sentences(rate * rng.uniform(0.85, 1.2), rng), rng.uniform(6, 10)
+        item.add(samples, rate, parts)
+        if item.elapsed > goal:
+            yield item.rows()
+            item = None
 
 
 def formant_speech(
