@@ -157,7 +157,10 @@ def dub(
         ),
     ],
     engine: Annotated[
-        str, typer.Option(help="auto, or a row of `lipsync doctor`'s list.")
+        str,
+        typer.Option(
+            help="auto, or a row of `lipsync doctor`'s list; ROW=PATH takes networks of your own."
+        ),
     ] = default("engine"),
     detector: Annotated[
         str, typer.Option(help="Face detector: auto, yunet, cascade, insightface.")

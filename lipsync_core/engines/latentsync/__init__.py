@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import Engine, Session
@@ -14,6 +16,7 @@ from ..base import Engine, Session
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import Tensor
 
     from ...faces.templates import Template
     from ...types import FaceTrack, Settings, Voice
@@ -25,6 +28,11 @@ log = logging.getLogger("lipsync.latentsync")
 WHISPER = ("whisper-tiny", "whisper-tiny-hf")
 VAE = "sd-vae-ft-mse"
 TAESD = "taesd"
+UNETS = ("latentsync-unet-motion", "latentsync-unet-decoder-motion", "latentsync-unet")
+EARS = ("whisper-openai", "whisper-hf")
+"""Kinds of files."""
+OWN = ("unet.safetensors", "vae.safetensors", "whisper.safetensors")
+"""Networks of one's own in a folder."""
 LIBRARIES = ("torch", "diffusers", "transformers", "safetensors")
 
 
@@ -101,9 +109,11 @@ published networks go, without a download. It knows no real face."""
 class LatentSync(Engine):
     """One release; networks are loaded at the first use and stay until ``close``."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, given: Mapping[str, Path] | None = None) -> None:
+        """``given``: files in place of the release's, by the name of the catalogue row that they stand for."""
         self.release = release
         self.name = release.name
+        self._given = dict(given or {})
         whose = "weights of our own" if release is TINY else "ByteDance's weights"
         self.summary = f"diffusion at {release.size} px with {whose}; {release.cost}"
         self._nets: dict[tuple[str, str, str], Nets] = {}
@@ -117,7 +127,8 @@ class LatentSync(Engine):
         absent = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
         if absent:
             return f"{', '.join(absent)} not installed; run: pip install 'lipsync-core[diffusion]'"
-        return files.absent(self.release.weights, "|".join(self.release.ears), self.release.vae)
+        needed = (self.release.weights, "|".join(self.release.ears), self.release.vae)
+        return files.absent(*(row for row in needed if row.partition("|")[0] not in self._given))
 
     def is_practical(self) -> bool:
         """Only with an accelerator: a processor takes minutes for a second of video. The tiny one never
@@ -153,7 +164,8 @@ class LatentSync(Engine):
         if self._ears is None:
             names = self.release.ears
             name = next((name for name in names if files.find(name)), names[0])
-            loaded = tensors.whisper_encoder(tensors.load(name))
+            read = self._read(names[0]) if names[0] in self._given else tensors.load(name)
+            loaded = tensors.whisper_encoder(read)
             # small enough for the CPU, and exact there
             self._ears = build_encoder({key: value.float() for key, value in loaded.items()})
         last = max(times, default=Fraction(0))
@@ -204,7 +216,7 @@ class LatentSync(Engine):
 
         from ...errors import WeightsError
         from ...models.unet3d import UNet3D, config_of
-        from ...weights import files, tensors
+        from ...weights import files
         from ...weights.catalog import entry
         from .pictures import Pictures, load_coder
         from .session import Nets
@@ -222,26 +234,38 @@ class LatentSync(Engine):
         unet = next((net for net in held if net.conv_in.weight.dtype == dtype), None)
         held.clear()
         if unet is None:
-            state = tensors.load(self.release.weights)
+            state = self._read(self.release.weights)
             with torch.device("meta"):
                 unet = UNet3D(config_of({name: tuple(t.shape) for name, t in state.items()}))
             unet.load_state_dict(state, assign=True)
             unet.train(False).requires_grad_(False)
-            self._check_release()
+            if self.release.weights not in self._given:
+                self._check_release()
         unet.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         ears = int(self._ears.layer_norm.weight.shape[0]) if self._ears is not None else None
         if ears is not None and unet.config.audio_width != ears:
+            place = self._given.get(self.release.weights) or files.find(self.release.weights)
             raise WeightsError(
-                f"{files.find(self.release.weights)} listens to features {unet.config.audio_width} wide, "
+                f"{place} listens to features {unet.config.audio_width} wide, "
                 f"but the Whisper that was found gives {ears}; it needs {entry(self.release.ears[0]).title}"
             )
-        vae, tiny = load_coder(coder)
+        vae, tiny = load_coder(coder, self._given.get(coder))
         # past diffusers' own ``to``, which warns about nothing
         torch.nn.Module.to(vae, device, vae_dtype)
         many = 8 if device.type == "cuda" else 2
         pictures = Pictures(vae, tiny=tiny, batch=many)
         self._nets[key] = Nets(unet=unet, pictures=pictures)
         return self._nets[key]
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        """Tensors of the catalogue's row ``name``, or of the file that is given in its place."""
+        from ...weights import tensors
+
+        path = self._given.get(name)
+        if path is None:
+            return tensors.load(name)
+        tensors.require(path, *(UNETS if name == self.release.weights else EARS))
+        return tensors.read_tensors(path)
 
     def _check_release(self) -> None:
         """1.5 and 1.6 have the same tensors; their files differ in size, which is what can be told."""
@@ -306,6 +330,37 @@ def batch_for(device: torch.device, size: int) -> int:
     # a guided window of 512 px in half precision, with room to spare
     each = 8 * 2**30 * (size / 512) ** 2
     return max(1, min(4, int(free // each)))
+
+
+def own(release: Release, path: Path) -> LatentSync:
+    """``release`` with networks of one's own, as the trainer exports them.
+
+    ``path`` is a UNet, or a folder with any of ``OWN``; what it lacks is the release's. The same engine as
+    long as the files stay the same. EngineError where there is nothing of that kind.
+    """
+    from ...errors import EngineError
+
+    path = path.expanduser()
+    names = dict(zip(OWN, (release.weights, release.vae, release.ears[0]), strict=True))
+    if path.is_dir():
+        given = {row: path / file for file, row in names.items() if (path / file).is_file()}
+        if not given:
+            raise EngineError(
+                f"{path} holds none of {', '.join(OWN)}; name a UNet's file, or put one there"
+            )
+    elif path.is_file():
+        given = {release.weights: path}
+    else:
+        raise EngineError(f"{release.name}={path}: there is no such file or folder")
+    marks = [(row, str(file.resolve()), file.stat().st_mtime_ns) for row, file in given.items()]
+    return _own(release, path.name, tuple(marks))
+
+
+@lru_cache(maxsize=1)
+def _own(release: Release, title: str, marks: tuple[tuple[str, str, int], ...]) -> LatentSync:
+    engine = LatentSync(release, {row: Path(file) for row, file, _ in marks})
+    engine.name = f"{release.name}={title}"
+    return engine
 
 
 LATENTSYNC: tuple[LatentSync, ...] = tuple(LatentSync(release) for release in (TINY, *RELEASES))

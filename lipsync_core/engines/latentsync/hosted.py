@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import RELEASES, TAESD, TINY, VAE, LatentSync, Release, batch_for
+from . import RELEASES, TAESD, TINY, UNETS, VAE, LatentSync, Release, batch_for
 from .presets import Preset, preset
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ...types import FaceTrack, Progress, Settings
     from ..base import Session
     from .session import Nets, Speech
-
-KINDS = ("latentsync-unet-motion", "latentsync-unet-decoder-motion", "latentsync-unet")
 
 
 class Hosted(LatentSync):
@@ -107,7 +105,7 @@ def open_checkpoint(
     from ...weights import tensors
     from .pictures import load_coder
 
-    kind = tensors.require(path, *KINDS)
+    kind = tensors.require(path, *UNETS)
     row = _release(path, kind.name, release)
     state = tensors.read_tensors(path)
     with torch.device("meta"):
@@ -158,7 +156,7 @@ def motion_tensors(path: Path) -> dict[str, Tensor]:
     """The motion modules in ``path``, by their names there."""
     from ...weights import tensors
 
-    tensors.require(path, *KINDS[:2])
+    tensors.require(path, *UNETS[:2])
     return {
         name: tensor
         for name, tensor in tensors.read_tensors(path).items()

@@ -13,6 +13,8 @@ import numpy as np
 from ...errors import EngineError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
 
@@ -20,6 +22,9 @@ log = logging.getLogger("lipsync.latentsync")
 
 SCALE = 0.18215
 """By which Stable Diffusion's latents have unit variance."""
+
+LATENT_SCALE = "latent_scale"
+"""Tensor ``()`` beside the weights of a small autoencoder: what its latents are multiplied by for the denoiser."""
 
 
 def build_vae(tensors: Mapping[str, Tensor]) -> Any:
@@ -48,10 +53,15 @@ def build_vae(tensors: Mapping[str, Tensor]) -> Any:
 
 
 def build_taesd(tensors: Mapping[str, Tensor]) -> Any:
-    """diffusers' ``AutoencoderTiny`` of the shape that ``tensors`` have; its latents are scaled already."""
+    """diffusers' ``AutoencoderTiny`` of the shape that ``tensors`` have.
+
+    TAESD's latents are scaled already; one of our own may bring ``LATENT_SCALE``.
+    """
     import torch
     from diffusers import AutoencoderTiny
 
+    tensors = dict(tensors)
+    scale = tensors.pop(LATENT_SCALE, None)
     levels = {part: _levels(tensors, f"{part}.layers.") for part in ("encoder", "decoder")}
     with torch.device("meta"):
         vae = AutoencoderTiny(
@@ -59,18 +69,23 @@ def build_taesd(tensors: Mapping[str, Tensor]) -> Any:
             decoder_block_out_channels=(tensors["decoder.layers.0.weight"].shape[0],) * 4,
             num_encoder_blocks=levels["encoder"],
             num_decoder_blocks=levels["decoder"],
+            scaling_factor=1.0 if scale is None else float(scale),
         )
-    vae.load_state_dict(dict(tensors), assign=True)
+    vae.load_state_dict(tensors, assign=True)
     return vae.train(False).requires_grad_(False)
 
 
-def load_coder(name: str) -> tuple[Any, bool]:
-    """The autoencoder of catalogue row ``name`` on the CPU, and whether it is of TAESD's kind."""
+def load_coder(name: str, path: Path | None = None) -> tuple[Any, bool]:
+    """The autoencoder of catalogue row ``name``, or another at ``path``, on the CPU, and whether it is of
+    TAESD's kind."""
     from ...weights import tensors
     from ...weights.catalog import entry
 
-    loaded = tensors.load(name)
-    if entry(name).kind == "taesd":
+    if path is None:
+        kind, loaded = entry(name).kind, tensors.load(name)
+    else:
+        kind, loaded = tensors.require(path, "taesd", "sd-vae").name, tensors.read_tensors(path)
+    if kind == "taesd":
         return build_taesd(loaded), True
     return build_vae(tensors.vae_names(loaded)), False
 
@@ -101,6 +116,8 @@ class Pictures:
 
         self.vae = vae
         self.tiny = tiny
+        self.scale = float(vae.config.scaling_factor) if tiny else SCALE
+        """Between the autoencoder's latents and those of the denoiser."""
         self.batch = batch
         weight = next(vae.parameters())
         self.device, self.dtype = weight.device, weight.dtype
@@ -119,12 +136,12 @@ class Pictures:
         def run(part: slice) -> Tensor:
             given = pictures[part].to(self.device, self.dtype)
             if self.tiny:
-                return self.vae.encode(given).latents.float()
+                return self.vae.encode(given).latents.float() * self.scale
             posterior = self.vae.encode(given).latent_dist
             latent = posterior.mode()
             if noise is not None:
                 latent = posterior.mean + posterior.std * noise[part].to(latent)
-            return latent.float() * SCALE
+            return latent.float() * self.scale
 
         return self._all(len(pictures), run)
 
@@ -133,7 +150,7 @@ class Pictures:
 
         def run(part: slice) -> Tensor:
             given = latents[part].to(self.device, self.dtype)
-            return self.vae.decode(given if self.tiny else given / SCALE).sample.float()
+            return self.vae.decode(given / self.scale).sample.float()
 
         return self._all(len(latents), run)
 

@@ -237,7 +237,7 @@ class LatentSession(Session):
             latents = self.nets.pictures.encode(torch.cat([seen, pictures]))
             return torch.cat(latents.chunk(2), dim=1)
 
-        salt = f"{self.nets.pictures.tiny} {self.nets.pictures.dtype}"
+        salt = f"{self.nets.pictures.tiny} {self.nets.pictures.scale} {self.nets.pictures.dtype}"
         latents = self._cache.conditions(list(crops), salt, make)
         return torch.cat([self._mask.expand(len(crops), -1, -1, -1), latents], dim=1)
 
