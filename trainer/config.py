@@ -61,6 +61,9 @@ class ModelConfig:
     layers: int = 2
     heads: int = 8
     groups: int = 32
+    latent_scale: float = 1.0
+    """What a small autoencoder's latents are multiplied by for the denoiser; the task ``vae`` writes it into its
+    file. Where people differ more than mouths do, latents of variance 1 leave mouths below the noise."""
     audio_width: int = 384
     """Of the Whisper features: 384 for tiny, 768 for small."""
     motion_scales: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
@@ -185,8 +188,11 @@ class StageConfig:
     mixed_noise: float = 1.0
     """Alpha of the noise that the frames of a clip share, against their own (LatentSync: 1)."""
     from_noise: float = 0.0
-    """Share of samples that are given noise alone at the last step, as drawing begins. Training's own last
-    step leaves a trace of the picture, from which a network that starts from scratch takes its colours."""
+    """Share of samples that are given noise alone at one of the steps where drawing begins. Training's own
+    last steps leave a trace of the picture, from which a network that starts from scratch takes its colours."""
+    from_own: float = 0.0
+    """Share of samples that are given what the network itself drew in one step from noise, as drawing goes on.
+    What it never sees in training, it takes for the truth: its mistakes then grow from step to step."""
     seconds: float = 30.0
     """Of a block of speech, for the listener; it learns fastest from short ones, and is asked in 30 s."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -344,6 +350,7 @@ def checked(recipe: Recipe) -> Recipe:
     least: list[tuple[str, float, float]] = [
         ("data.resolution", recipe.data.resolution, 8),
         ("data.hours", recipe.data.hours, 0.01),
+        ("model.latent_scale", recipe.model.latent_scale, 0.01),
         ("run.log_every", recipe.run.log_every, 1),
         ("run.keep", recipe.run.keep, 1),
         ("run.timeout_minutes", recipe.run.timeout_minutes, 1),
@@ -368,7 +375,7 @@ def checked(recipe: Recipe) -> Recipe:
                 f"{at}.optimizer.betas holds {len(stage.optimizer.betas)} numbers; AdamW takes two"
             )
         shares += [(f"{at}.optimizer.betas", beta) for beta in stage.optimizer.betas]
-        shares += [(f"{at}.from_noise", stage.from_noise)]
+        shares += [(f"{at}.from_noise", stage.from_noise), (f"{at}.from_own", stage.from_own)]
         _check_stage(recipe, name, stage)
     for name, number, bound in least:
         if number < bound:

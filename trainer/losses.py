@@ -73,6 +73,29 @@ def timesteps(seeds: Tensor, count: int = 1000) -> Tensor:
     )
 
 
+FIRST_STEPS = (951, 999)
+"""Where drawing begins: DDIM's twenty steps at the one, few steps at the other."""
+LATER_STEPS = (200, 949)
+"""Where drawing goes on. Below, the picture stands: what is wrong with it is no noise any more."""
+
+
+def first_steps(seeds: Tensor) -> Tensor:
+    """One of ``FIRST_STEPS`` for each clip, ``(B,)`` int64 on the CPU."""
+    low, high = FIRST_STEPS
+    return torch.cat(
+        [
+            torch.randint(low, high + 1, (1,), generator=_dice(s, "first step"))
+            for s in seeds.tolist()
+        ]
+    )
+
+
+def later_steps(timestep: Tensor, count: int = 1000) -> Tensor:
+    """Steps of 0..``count - 1`` moved into ``LATER_STEPS``, in their order."""
+    low, high = LATER_STEPS
+    return low + timestep * (high + 1 - low) // count
+
+
 def chosen(seeds: Tensor, share: float, purpose: str) -> Tensor:
     """``(B,)`` bool on the CPU: about ``share`` (0..1) of the samples, others for each ``purpose``."""
     return torch.stack(

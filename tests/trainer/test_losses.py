@@ -233,6 +233,19 @@ def test_purposes_choose_samples_apart_from_each_other():
     assert not losses.chosen(seeds, 0.0, "one").any()
 
 
+def test_drawing_begins_and_goes_on_where_presets_do():
+    from lipsync_core.engines.latentsync.presets import PRESETS, scheduler
+
+    begins = {int(scheduler(row).timesteps[0]) for row in PRESETS}
+    assert {min(begins), max(begins)} == set(losses.FIRST_STEPS)
+    drawn = losses.first_steps(torch.arange(2000))
+    assert (int(drawn.min()), int(drawn.max())) == losses.FIRST_STEPS
+    later = losses.later_steps(torch.arange(1000))
+    assert (int(later[0]), int(later[-1])) == losses.LATER_STEPS
+    assert (later.diff() >= 0).all()
+    assert later.max() < drawn.min()
+
+
 def test_frames_to_decode_are_some_and_each_has_its_turn():
     every = losses.some_frames(SEEDS, 7, 0)
     assert every.tolist() == [list(range(7))] * len(SEEDS)

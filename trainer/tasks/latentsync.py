@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lipsync_core.engines.latentsync import region
-from lipsync_core.engines.latentsync.pictures import SCALE
 from lipsync_core.engines.latentsync.presets import NOISE, preset
 from lipsync_core.engines.latentsync.sampler import denoise
 from lipsync_core.errors import SettingsError
@@ -184,15 +183,24 @@ class LatentSync(Task):
         seeds, timestep = batch["seed"], losses.timesteps(batch["seed"]).to(self.device)
         noise = losses.mixed_noise(seeds, clean.shape, stage.mixed_noise).to(self.device)
         noisy = losses.add_noise(clean, noise, timestep, self._alphas)
-        blank = losses.chosen(seeds, stage.from_noise, "noise alone").to(self.device)
-        if blank.any():
-            timestep = torch.where(blank, len(self._alphas) - 1, timestep)
-            noisy = torch.where(blank.view(-1, 1, 1, 1, 1), noise, noisy)
-            noise = losses.meant_noise(noisy, clean, timestep, self._alphas)
         mask = self._mask(clean)
         audio = losses.drop_audio(batch["audio"], seeds, self.recipe.model.audio_dropout)
-        given = torch.cat([noisy, mask, masked, reference], dim=1)
-        predicted = network(given, timestep, audio)
+        around = torch.cat([mask, masked, reference], dim=1)
+        start = losses.first_steps(seeds).to(self.device)
+        blank = losses.chosen(seeds, stage.from_noise, "noise alone").to(self.device)
+        if blank.any():
+            timestep = torch.where(blank, start, timestep)
+            noisy = torch.where(blank.view(-1, 1, 1, 1, 1), noise, noisy)
+        if stage.from_own > 0:
+            own = losses.chosen(seeds, stage.from_own, "its own drawing").to(self.device) & ~blank
+            timestep = torch.where(own, losses.later_steps(timestep), timestep)
+            drawn = self._drawn_to(network, noise, around, audio, start, timestep, own)
+            noisy = torch.where(own.view(-1, 1, 1, 1, 1), drawn, noisy)
+            blank = blank | own
+        if blank.any():
+            meant = losses.meant_noise(noisy, clean, timestep, self._alphas)
+            noise = torch.where(blank.view(-1, 1, 1, 1, 1), meant, noise)
+        predicted = network(torch.cat([noisy, around], dim=1), timestep, audio)
         terms = {
             "noise": losses.noise_error(
                 predicted,
@@ -240,6 +248,30 @@ class LatentSync(Task):
                 errors["trepa"] = losses.trepa(self.judges["trepa"], shown, truth)
             terms |= {name: losses.gated(error, weights) for name, error in errors.items()}
         return terms
+
+    @torch.no_grad()
+    def _drawn_to(
+        self,
+        network: nn.Module,
+        noise: Tensor,
+        around: Tensor,
+        audio: Tensor,
+        start: Tensor,
+        timestep: Tensor,
+        wanted: Tensor,
+    ) -> Tensor:
+        """Noisy latents ``(B, 4, T, h, w)`` at ``timestep``, to which one step of drawing from ``noise``
+        at ``start`` leads; those of the ``wanted`` samples, the others are ``noise``."""
+        rows = wanted.nonzero()[:, 0]
+        if not len(rows):
+            # ranks that share a network call it equally often
+            rows = torch.zeros(1, dtype=torch.int64, device=wanted.device)
+        first = noise[rows]
+        told = network(torch.cat([first, around[rows]], dim=1), start[rows], audio[rows]).float()
+        estimate = losses.clean_estimate(first, told, start[rows], self._alphas)
+        drawn = noise.clone()
+        drawn[rows] = losses.add_noise(estimate, told, timestep[rows], self._alphas)
+        return drawn
 
     def _mask(self, latents: Tensor) -> Tensor:
         """``(B, 1, T, h, w)``, 1 where the network draws."""
@@ -294,7 +326,7 @@ class LatentSync(Task):
         """Crops ``(B, T, 3, R, R)`` of ``(B, 4, T, h, w)``, with a gradient."""
         assert self.pictures is not None, "begin comes first"
         vae, dtype = self.pictures.vae, self.pictures.dtype
-        scale = 1.0 if self.pictures.tiny else SCALE
+        scale = self.pictures.scale
 
         def decode(part: Tensor) -> Tensor:
             return vae.decode(part.to(dtype) / scale).sample.float()
@@ -335,7 +367,7 @@ class LatentSync(Task):
         from torch.utils.data import default_collate
 
         samples = self.samples(stage, validation=True)
-        plain = replace(stage, loss=type(stage.loss)(), from_noise=0.0)
+        plain = replace(stage, loss=type(stage.loss)(), from_noise=0.0, from_own=0.0)
         total = 0.0
         for start in range(0, self.recipe.run.validation_batches * stage.batch, stage.batch):
             batch = default_collate([samples[k] for k in range(start, start + stage.batch)])

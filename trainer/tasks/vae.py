@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lipsync_core.engines.latentsync import region
+from lipsync_core.engines.latentsync.pictures import LATENT_SCALE
 from lipsync_core.errors import SettingsError
 
 from .base import Task
@@ -152,11 +153,11 @@ class VAE(Task):
         from safetensors.torch import save_file
 
         inner = getattr(network, "module", network).vae
+        state = {
+            name: value.detach().half().contiguous() for name, value in inner.state_dict().items()
+        }
         save_file(
-            {
-                name: value.detach().half().contiguous()
-                for name, value in inner.state_dict().items()
-            },
+            state | {LATENT_SCALE: torch.tensor(self.recipe.model.latent_scale)},
             path,
             metadata={"format": "pt", "lipsync": "taesd"},
         )
