@@ -30,7 +30,7 @@ EVERYBODY = "off"
 SPEAKERS = (EVERYBODY, "auto")
 RECIPES = {
     "curriculum": ("stage1", "stage2"),
-    "small_latentsync": ("stage1", "stage2"),
+    "small_latentsync": ("stage1", "stage2", "stage3"),
     "stage1": ("stage1",),
     "stage1_512": ("stage1",),
     "stage2": ("stage2",),
@@ -40,7 +40,7 @@ RECIPES = {
     "syncnet_16_pixel": ("syncnet",),
     "syncnet_16_pixel_attn": ("syncnet",),
     "syncnet_25_pixel": ("syncnet",),
-    "tiny_latentsync": ("stage1", "stage2"),
+    "tiny_latentsync": ("stage1", "stage2", "stage3"),
     "tiny_listener": ("near", "hear"),
     "tiny_syncnet": ("near", "judge"),
     "tiny_vae": ("code",),

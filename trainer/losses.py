@@ -75,7 +75,7 @@ def timesteps(seeds: Tensor, count: int = 1000) -> Tensor:
 
 FIRST_STEPS = (951, 999)
 """Where drawing begins: DDIM's twenty steps at the one, few steps at the other."""
-LATER_STEPS = (200, 949)
+LATER_STEPS = (50, 949)
 """Where drawing goes on. Below, the picture stands: what is wrong with it is no noise any more."""
 
 

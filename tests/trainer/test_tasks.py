@@ -277,7 +277,7 @@ def test_its_own_drawing_is_carried_on_towards_the_truth(
     with torch.no_grad():
         own = task.losses(says, batch, stage("latentsync", from_own=1.0, loss=LossConfig(clean=1)))
     (first, start, said), (given, steps, _) = asked
-    assert ((start >= 951) & (steps < start) & (steps >= 200)).all()
+    assert ((start >= 951) & (steps < start) & (steps >= losses.LATER_STEPS[0])).all()
     assert torch.equal(first[:, 4:], given[:, 4:])
     for row in range(6):
         # the sampler's own step from the one to the other; its first is DDIM's
