@@ -156,9 +156,11 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
         options["max_pixels"] = str(LARGEST_AREA)
     if "%" in file.name:
         options["pattern_type"] = "none"
+    # Titles that are not UTF-8: from 19 on PyAV keeps their bytes, before it refused the file.
+    lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
         # Without the protocol a name with a colon or "http:" in it would be taken for an address.
-        container = av.open(f"file:{file}", mode="r", options=options, metadata_errors="replace")
+        container = av.open(f"file:{file}", mode="r", options=options, **lenient)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise MediaError(
             f"{file} is not a media file that can be read ({_reason(error)}); "
@@ -253,7 +255,9 @@ def _exif_orientation(path: Path) -> tuple[int, bool]:
 
 def _side_data(video: av.VideoFrame, name: str) -> bytes | None:
     try:
-        found = list(video.side_data)  # type: ignore[attr-defined]
+        # By number: over what one iterates, the data or their kinds, depends on PyAV's version.
+        held: Any = video.side_data  # type: ignore[attr-defined]
+        found = [held[index] for index in range(len(held))]
     except ValueError:
         # PyAV stumbles over kinds that its libav knows and it does not.
         return None
@@ -324,9 +328,10 @@ class Session:
                     self._use(av.CodecContext.create("libvpx-vp9", "r"), own=True)
             elif context.name == "hevc" and self._strict:
                 context.options = {"err_detect": "explode"}
-            if self.stream.time_base is None:
+            if not self.stream.time_base:
                 raise MediaError(f"{self.path}: its video stream has no time base")
-            self.time_base: Fraction = self.stream.time_base
+            # PyAV 19 has a rational number of its own, which rounds when two of them meet.
+            self.time_base = Fraction(self.stream.time_base)
             self.rate = _rate(self.stream)
         except BaseException:
             self.container.close()
