@@ -346,20 +346,36 @@ def joined(chunks: Sequence[np.ndarray], heed: Callable[[], object] | None = Non
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:
     """``(K, S)`` float32 -1..1 from any sample format."""
-    name, channels, count = frame.format.name, len(frame.layout.channels), frame.samples
-    dtype = np.dtype(_SAMPLE_TYPES[name.rstrip("p")])
-    # Plane by plane: with eight of them PyAV's own to_ndarray reads a ninth, and crashes.
-    if frame.format.is_planar:
-        rows = [
-            np.frombuffer(plane, dtype)[:count]  # type: ignore[call-overload]
-            for plane in frame.planes[:channels]
-        ]
-        array = np.stack(rows)
-    else:
-        flat = np.frombuffer(frame.planes[0], dtype)  # type: ignore[call-overload]
-        array = flat[: count * channels].reshape(count, channels).T
-    if dtype.kind == "u":
+    array = stored(frame)
+    if array.dtype.kind == "u":
         return (array.astype(np.float32) - 128.0) / 128.0
-    if dtype.kind == "i":
-        return (array / float(1 << (8 * dtype.itemsize - 1))).astype(np.float32)
+    if array.dtype.kind == "i":
+        return (array / float(1 << (8 * array.dtype.itemsize - 1))).astype(np.float32)
     return array.astype(np.float32)
+
+
+def stored(frame: av.AudioFrame) -> np.ndarray:
+    """``(K, S)`` in the frame's own sample type."""
+    from av.audio.plane import AudioPlane
+
+    channels, count = len(frame.layout.channels), frame.samples
+    dtype = np.dtype(_SAMPLE_TYPES[frame.format.name.rstrip("p")])
+    # Plane by plane: where there are eight, PyAV's own ``planes`` counts a ninth, and fails.
+    found: list[Any] = [
+        AudioPlane(frame, index) for index in range(channels if frame.format.is_planar else 1)
+    ]
+    if frame.format.is_planar:
+        return np.stack([np.frombuffer(plane, dtype)[:count] for plane in found])
+    return np.frombuffer(found[0], dtype)[: count * channels].reshape(count, channels).T
+
+
+def sound_frame(samples: np.ndarray, *, kind: str, layout: str) -> av.AudioFrame:
+    """``samples`` ``(K, S)`` of the type that ``kind`` names, the other way round of ``stored``."""
+    import av
+    from av.audio.plane import AudioPlane
+
+    frame = av.AudioFrame(format=kind, layout=layout, samples=samples.shape[1])
+    rows = samples if frame.format.is_planar else samples.T.reshape(1, -1)
+    for index, row in enumerate(rows):
+        AudioPlane(frame, index).update(np.ascontiguousarray(row))
+    return frame

@@ -13,6 +13,7 @@ from ..errors import MediaError
 from ..types import Audio
 from . import length, pixels, timing
 from .audio import LAYOUTS
+from .decoder import open_media
 from .frame import Frame
 from .reader import Clip, Reader
 
@@ -122,7 +123,7 @@ def copy(
 
     # mp4 keeps names of its own choosing otherwise, and drops the rest.
     options = {"movflags": "use_metadata_tags"} if path.suffix in (".mp4", ".mov") else {}
-    with av.open(str(source)) as given, av.open(str(path), "w", options=options) as out:
+    with open_media(source) as given, av.open(str(path), "w", options=options) as out:
         out.metadata.update({**given.metadata, **(metadata or {})})
         streams: dict[int, Any] = {
             stream.index: _like(out, stream)

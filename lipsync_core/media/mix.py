@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .audio import LAYOUTS, Sound, _samples
+from .audio import LAYOUTS, Sound, _samples, sound_frame
 
 log = logging.getLogger("lipsync.media")
 
@@ -65,9 +65,7 @@ class Mix(Sound):
                 continue
             if voice.channels not in LAYOUTS:
                 chunk = chunk.mean(axis=0, keepdims=True)
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(chunk), format="fltp", layout=LAYOUTS[chunk.shape[0]]
-            )
+            frame = sound_frame(chunk, kind="fltp", layout=LAYOUTS[chunk.shape[0]])
             frame.sample_rate, frame.pts = voice.rate, at
             frame.time_base = Fraction(1, voice.rate)
             at += chunk.shape[1]

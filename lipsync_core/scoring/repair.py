@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import LipSyncError, MediaError
-from ..media.audio import LAYOUTS
+from ..media.audio import LAYOUTS, sound_frame, stored
+from ..media.decoder import open_media
 from ..types import Audio, Progress
 
 if TYPE_CHECKING:
@@ -61,11 +62,11 @@ def shift_sound(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".lipsync-") as folder:
         unfinished = Path(folder) / f"fixed{output.suffix}"
         try:
-            with av.open(str(video)) as picture:
+            with open_media(video) as picture:
                 if audio is None:
                     moved = _copy(picture, picture, unfinished, Fraction(seconds), progress)
                 else:
-                    with av.open(str(audio)) as sound:
+                    with open_media(audio) as sound:
                         moved = _copy(picture, sound, unfinished, Fraction(seconds), progress)
         except (av.FFmpegError, ValueError) as error:
             raise MediaError(
@@ -144,14 +145,16 @@ def _copy(
 ) -> int:
     import av
 
+    # As the user wrote it, without FFmpeg's word for a file.
+    name, voice = picture.name.removeprefix("file:"), sound.name.removeprefix("file:")
     if not picture.streams.video:
-        raise MediaError(f"{picture.name} has no picture; give a video")
+        raise MediaError(f"{name} has no picture; give a video")
     if not sound.streams.audio:
-        raise MediaError(f"{sound.name} has no sound; give the voice with --audio")
+        raise MediaError(f"{voice} has no sound; give the voice with --audio")
     frames_in, samples_in = picture.streams.video[0], sound.streams.audio[0]
     unused = len(picture.streams) - 1 - (sound is picture)
     if unused > 0:
-        log.warning("%s: %d further tracks are not copied", picture.name, unused)
+        log.warning("%s: %d further tracks are not copied", name, unused)
     rate = int(samples_in.rate or 0)
     shift = round(seconds * rate)
     with av.open(str(output), "w") as target:
@@ -196,7 +199,7 @@ def _copy(
             if progress is not None:
                 progress(done, max(total, done))
         if not started:
-            raise MediaError(f"{picture.name} holds no picture data; the file is damaged")
+            raise MediaError(f"{name} holds no picture data; the file is damaged")
         if other is not None:
             for frame in other:
                 write_sound(mover.take(frame))
@@ -290,9 +293,7 @@ class _Mover:
         return Fraction((self._first or 0) + self._taken, self._rate)
 
     def take(self, frame: Any) -> Iterator[Any]:
-        array = frame.to_ndarray()
-        if not frame.format.is_planar:
-            array = array.reshape(frame.samples, -1).T
+        array = stored(frame)
         if self._first is None:
             start = (frame.pts or 0) * (frame.time_base or Fraction(1, self._rate))
             self._first = round(start * self._rate)
@@ -331,14 +332,8 @@ class _Mover:
         return np.full((like.shape[0], count), middle, like.dtype)
 
     def _frame(self, array: np.ndarray) -> Any:
-        import av
-
-        packed = array if self._like.format.is_planar else array.T.reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(packed),
-            format=self._like.format.name,
-            layout=_layout(self._like.layout),
-        )
+        like = self._like
+        frame = sound_frame(array, kind=like.format.name, layout=_layout(like.layout))
         frame.sample_rate = self._rate
         frame.time_base = Fraction(1, self._rate)
         frame.pts = (self._first or 0) + self._given

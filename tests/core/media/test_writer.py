@@ -12,6 +12,7 @@ import pytest
 from lipsync_core.errors import MediaError, SettingsError
 from lipsync_core.media import length
 from lipsync_core.media.audio import MemoryVoice, load, open_voice
+from lipsync_core.media.mix import Mix
 from lipsync_core.media.reader import Reader, probe
 from lipsync_core.media.writer import FORMATS, Writer, check_output
 from lipsync_core.types import Audio
@@ -111,6 +112,27 @@ def test_channels_survive(tmp_path, media, channels):
     voice = MemoryVoice(Audio(samples=samples, rate=48000))
     copy(Reader(source), tmp_path / "out.mp4", voice)
     assert load(tmp_path / "out.mp4").samples.shape[0] == channels
+
+
+def test_a_title_of_odd_bytes_is_no_reason_to_refuse(tmp_path, media):
+    source = media.make(tmp_path / "clip.mp4", frame_count=10, metadata={"title": "Caf\u00e9"})
+    data = source.read_bytes()
+    assert "Caf\u00e9".encode() in data
+    source.write_bytes(data.replace("Caf\u00e9".encode(), b"Caf\xff\xfe"))
+    before = Reader(source)
+    assert before.clip.metadata["title"].startswith("Caf")
+    copy(before, tmp_path / "out.mp4")
+    assert probe(tmp_path / "out.mp4").metadata["title"].startswith("Caf")
+
+
+def test_voices_of_eight_channels_are_mixed():
+    samples = np.stack([np.full(4800, k / 32, np.float32) for k in range(8)])
+    loud = MemoryVoice(Audio(samples=samples, rate=48000))
+    slow = MemoryVoice(Audio(samples=samples[:, :800], rate=8000))
+    mixed = np.concatenate([*Mix([loud, slow]).chunks()], axis=1)
+    assert mixed.shape[0] == 8
+    middle = mixed[:, 2000:2800].mean(axis=1)
+    assert np.abs(middle - 2 * samples[:, 0]).max() < 1e-3
 
 
 COPIED = {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lipsync_core.errors import MediaError
+from lipsync_core.media.audio import stored
 from lipsync_core.scoring.repair import correction, moved_sound, shift_sound
 from lipsync_core.types import Audio
 
@@ -20,7 +21,7 @@ def clip(path, *, picture="mpeg4", sound="pcm_s16le", seconds=1.0, channels=1):
         video = out.add_stream(picture, rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         voice = out.add_stream(sound, rate=RATE)
-        voice.layout = "mono" if channels == 1 else "stereo"
+        voice.layout = {1: "mono", 2: "stereo", 8: "7.1"}[channels]
         for index in range(int(seconds * 25)):
             image = np.full((48, 64, 3), index * 5, np.uint8)
             out.mux(video.encode(av.VideoFrame.from_ndarray(image)))
@@ -49,8 +50,7 @@ def sound(path):
     with av.open(str(path)) as source:
         parts = []
         for frame in source.decode(audio=0):
-            array = frame.to_ndarray()
-            parts.append(array if frame.format.is_planar else array.reshape(frame.samples, -1).T)
+            parts.append(stored(frame))
         return np.concatenate(parts, axis=1)
 
 
@@ -81,6 +81,17 @@ def test_compressed_sound_in_mp4(tmp_path):
     spectrum = np.fft.rfft(before, 1 << 16) * np.conj(np.fft.rfft(after, 1 << 16))
     correlation = np.fft.irfft(spectrum)
     assert int(correlation.argmax()) == 2560
+
+
+@pytest.mark.parametrize("sound_codec", ["pcm_s16le", "aac"])
+def test_eight_channels(tmp_path, sound_codec):
+    source = clip(tmp_path / "in.mkv", sound=sound_codec, channels=8)
+    result = tmp_path / "out.mkv"
+    shift_sound(source, result, Fraction(160, RATE))
+    before, after = sound(source), sound(result)
+    assert before.shape[0] == after.shape[0] == 8
+    if sound_codec == "pcm_s16le":
+        assert np.array_equal(after[:, 160:], before[:, :-160])
 
 
 def test_sound_of_another_file(tmp_path):
