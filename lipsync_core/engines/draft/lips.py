@@ -18,6 +18,8 @@ OPEN_GAIN = 0.27
 
 _LEFT, _ABOVE, _WIDE, _HIGH = 0.85, 0.45, 1.7, 1.40
 """Searched window around the middle of the mouth corners, in units: left, above, width, height."""
+_FAINT = 0.75
+"""How much of what tells a mouth from cheek is left where its line is faint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +272,15 @@ def _corners(
         expected = middle[0] + direction * half
         x = middle[0] + direction * (half - 0.22 * WORK_UNIT)
         last = expected + direction * 0.16 * WORK_UNIT
-        while (last - x) * direction > 0 and evidence[int(np.clip(round(x), 0, width - 1))] > limit:
-            x += direction
+        ahead = x
+        # A line may be faint for a while and go on: a shut mouth opened on one side of that is a smirk.
+        while (last - ahead) * direction > 0:
+            found = evidence[int(np.clip(round(ahead), 0, width - 1))]
+            if found <= _FAINT * limit:
+                break
+            ahead += direction
+            if found > limit:
+                x = ahead
         # The detector's own corner keeps a vote: evidence is noisy in beards and blur.
         trust = 0.9 if (x - expected) * direction > 0 else 0.75
         return trust * x + (1 - trust) * expected

@@ -57,3 +57,32 @@ def test_the_tracker_follows_a_displaced_face_and_rests_on_a_still_one() -> None
     seen = lips.Tracker(crop, mouth).see(shifted)
     assert seen.left == pytest.approx(mouth.left + 2.5, abs=0.4)
     assert seen.chin == pytest.approx(mouth.chin - 1.5, abs=0.4)
+
+
+def test_a_shut_line_that_is_faint_for_a_while_still_reaches_its_corner() -> None:
+    size = 192
+    template = draft_template(size)
+    x, y = (round(float(at) * size) for at in template.mouth)
+    unit = template.unit
+    rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    across = (columns - x) / (0.40 * unit)
+    # Lips whose colour and line fade from a third of the way to the left corner on, and come back.
+    faint = 1 - 0.62 * np.exp(-(((across + 0.52) / 0.14) ** 4))
+    red = np.exp(-(((rows - y) / (0.06 * unit)) ** 2)) * (np.abs(across) < 1) * faint
+    dark = np.exp(-(((rows - y) / 1.6) ** 2)) * (np.abs(across) < 1) * faint
+    skin = np.full((size, size, 3), (205.0, 165.0, 140.0), np.float32)
+    picture = skin - red[..., None] * (25, 65, 55) - dark[..., None] * (90, 60, 50)
+    crop = cv2.GaussianBlur(np.clip(picture, 0, 255).astype(np.uint8), (0, 0), 0.8)
+    reach = 0.36 * unit
+    points = np.array(
+        [
+            [x - 0.4 * unit, y - unit],
+            [x + 0.4 * unit, y - unit],
+            [x, y - 0.4 * unit],
+            [x - reach, y],
+            [x + reach, y],
+        ]
+    )
+    mouth = lips.find(crop, points)
+    assert mouth.left == pytest.approx(x - 0.40 * unit, abs=0.06 * unit)
+    assert mouth.right == pytest.approx(x + 0.40 * unit, abs=0.06 * unit)
