@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -143,7 +144,7 @@ def draw(
     clock: dict[str, float] = {}
     # Everything that can be refused is refused before the long work begins.
     reader = Reader(clip, start=settings.start, end=settings.end)
-    engine = engines.pick(settings.engine)
+    engine = None if settings.engine == "auto" else engines.pick(settings.engine)
     together = False
     if settings.speaker is not None:
         from .scoring import speakers
@@ -172,6 +173,8 @@ def draw(
     for _, _, path in jobs:
         kind = check_output(path, inputs=inputs, overwrite=settings.overwrite)
         choose_encoding(reader.clip, kind, **_encoding(settings))
+    # Last, for it may load a large library to learn what this machine can do.
+    engine = engine or engines.pick()
     with _timed(clock, "faces"):
         learnt = _look(reader, engine, detect.pick(settings.detector), settings, stages)
     turns = None
@@ -591,6 +594,7 @@ def _settled(settings: Settings, choices: dict[str, Any]) -> Settings:
     """``settings`` with ``choices``; every word that means nothing is refused here, once for all doors."""
     from typing import get_args
 
+    from .engines.latentsync.presets import preset
     from .types import DraftMode, LengthPolicy, MissingPolicy, SilencePolicy
 
     known = [field.name for field in fields(Settings)]
@@ -611,6 +615,13 @@ def _settled(settings: Settings, choices: dict[str, Any]) -> Settings:
             raise SettingsError(
                 f"{name.replace('_', ' ')} {value!r} means nothing; choose one of {', '.join(valid)}"
             )
+    if not 0 <= settings.strength < math.inf:
+        raise SettingsError(
+            f"strength {settings.strength:g} means nothing; give 0 or more, usually 1"
+        )
+    if settings.seed < 0:
+        raise SettingsError(f"seed {settings.seed} means nothing; give 0 or more")
+    preset(settings.preset, "cpu")
     return settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import secrets
@@ -36,6 +37,7 @@ FORMATS = {
 """File name ending to libav's name of the container."""
 CRF = {"libx264": 18, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20, "libaom-av1": 20}
 """Visually the same as the source; x264's own default of 23 is not."""
+_WORST_CRF = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63, "libaom-av1": 63}
 X264_PRESET = "veryfast"
 X265_PRESET = "veryfast"
 ENCODER_THREADS = 8
@@ -56,6 +58,8 @@ KEPT_METADATA = (
     "show",
     "track",
 )
+_TELLS_SHAPE = ("libx264", "libx265", "mpeg2video", "mpeg4")
+"""Encoders whose own stream says the shape of a pixel. PyAV cannot tell Matroska's writer."""
 _BT709, _BT601 = 1, 5
 _FLAGS_INTERLACED = "+ildct+ilme"
 
@@ -114,6 +118,17 @@ class Writer:
         self.encoding = choose_encoding(
             clip, self._format, codec=codec, crf=crf, pixel_format=pixel_format
         )
+        if (
+            clip.sar != 1
+            and self._format in ("matroska", "webm")
+            and self.encoding.codec not in _TELLS_SHAPE
+        ):
+            log.warning(
+                "%s cannot keep the shape of the pixels (%s:%s) with %s, players will show it squeezed; "
+                "use .mp4 or .mov",
+                self.path.suffix,
+                *(clip.sar.numerator, clip.sar.denominator, self.encoding.codec),
+            )
         base = clip.time_base
         while base > FINEST_TICK:
             base /= 2
@@ -392,11 +407,16 @@ def choose_encoding(
     kind = pixels.layout(clip.pixel_format)
     assert kind is not None
     view = clip.look
-    name = codec or _codec(clip, container)
-    wanted = pixel_format or _pixel_format(clip, name)
+    name, formats = _encoder(codec or _codec(clip, container), container)
+    wanted = pixel_format or _pixel_format(clip, formats)
     target = pixels.layout(wanted)
     if target is None:
         raise SettingsError(f"pixel format {wanted!r} is not known here; try yuv420p or yuv444p")
+    if formats and wanted not in formats:
+        drawn = sorted(form for form in formats if pixels.layout(form) is not None)
+        raise SettingsError(
+            f"{name} cannot encode pixel format {wanted}; it takes {', '.join(drawn)}"
+        )
     width, height = clip.width, clip.height
     odd = bool(width % (1 << target.log2_x) or height % (1 << target.log2_y))
     if odd and name not in ("libvpx-vp9", "ffv1", "libsvtav1", "prores_ks"):
@@ -451,20 +471,35 @@ def _codec(clip: Clip, container: str) -> str:
     return "libx264"
 
 
-def _pixel_format(clip: Clip, codec: str) -> str:
-    """The source's own format where the encoder takes it, else the nearest that loses least."""
+def _encoder(codec: str, container: str) -> tuple[str, set[str]]:
+    """The encoder's own name (``h264`` is ``libx264``) and the pixel formats that it takes."""
     import av
 
-    kind = pixels.layout(clip.pixel_format)
-    assert kind is not None
+    usual = ", ".join(["libx264", "libx265", "libvpx-vp9", "prores_ks"])
     try:
-        formats = av.Codec(codec, "w").video_formats or []
+        encoder = av.Codec(codec, "w")
     except ValueError as error:
         raise MediaError(
-            f"this build of PyAV has no encoder {codec!r}; common ones are "
-            "libx264, libx265, libvpx-vp9, prores_ks and ffv1"
+            f"this build of PyAV has no encoder {codec!r}; common ones are {usual} and ffv1"
         ) from error
-    names = {fmt.name for fmt in formats}
+    if encoder.type != "video":
+        raise SettingsError(f"{codec} encodes {encoder.type}, not pictures; try {usual}")
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as nowhere:
+            nowhere.add_stream(encoder.name, rate=25)
+    except ValueError as error:
+        ending = next(end for end, form in FORMATS.items() if form == container)
+        raise SettingsError(
+            f"{ending} holds no pictures of {encoder.name}; choose another codec, or a name that ends in "
+            ".mkv, which takes nearly all"
+        ) from error
+    return encoder.name, {form.name for form in encoder.video_formats or []}
+
+
+def _pixel_format(clip: Clip, names: set[str]) -> str:
+    """The source's own format where the encoder takes it, else the nearest that loses least."""
+    kind = pixels.layout(clip.pixel_format)
+    assert kind is not None
     chroma = "444" if not kind.log2_x else "422" if not kind.log2_y else "420"
     if kind.kind == "gray" or kind.is_rgb:
         # Chroma of RGB is halved so that the result plays everywhere.
@@ -487,6 +522,10 @@ def _pixel_format(clip: Clip, codec: str) -> str:
 def _options(clip: Clip, codec: str, crf: int | None) -> dict[str, str]:
     options: dict[str, str] = {}
     if codec in CRF:
+        if crf is not None and not 0 <= crf <= _WORST_CRF[codec]:
+            raise SettingsError(
+                f"crf {crf} means nothing to {codec}; give 0 (the best) to {_WORST_CRF[codec]}"
+            )
         options["crf"] = str(CRF[codec] if crf is None else crf)
     elif crf is not None:
         log.warning("crf does not apply to %s and is left out", codec)

@@ -266,3 +266,34 @@ def test_an_unknown_choice_in_python_names_the_nearest(tmp_path, clip, voice):
 def test_the_time_option_reads_clock_times_exactly():
     assert cli.seconds("1:02.5") == Fraction(125, 2)
     assert cli.seconds("1:00:00.04") == 3600 + Fraction(1, 25)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--codec", "aac"), "libx264"),
+        (("--codec", "prores_ks"), ".mkv"),
+        (("--crf", "999"), "51"),
+        (("--crf", "-5"), "51"),
+        (("--pixel-format", "gray16le"), "yuv420p"),
+        (("--seed", "-1"), "seed"),
+        (("--strength", "nan"), "strength"),
+        (("--preset", "swift"), "fast"),
+    ],
+)
+def test_settings_that_nothing_can_follow_are_refused_before_the_work(
+    run, tmp_path, clip, voice, options, names, monkeypatch
+):
+    from lipsync_core.faces import detect
+
+    monkeypatch.setattr(detect, "pick", lambda name: pytest.fail("the long work began"))
+    refused(run, tmp_path, clip, voice, "-o", tmp_path / "o.mp4", *options, says=[names])
+
+
+def test_what_the_voice_lacks_is_said_before_an_engine_is_looked_for(
+    run, tmp_path, clip, monkeypatch
+):
+    from lipsync_core import engines
+
+    monkeypatch.setattr(engines, "pick", lambda *name: pytest.fail("an engine was looked for"))
+    refused(run, tmp_path, clip, tmp_path / "no.wav", "-o", tmp_path / "o.mp4", says=["no.wav"])

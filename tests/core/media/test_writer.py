@@ -14,7 +14,7 @@ from lipsync_core.media import length
 from lipsync_core.media.audio import MemoryVoice, load, open_voice
 from lipsync_core.media.mix import Mix
 from lipsync_core.media.reader import Reader, probe
-from lipsync_core.media.writer import FORMATS, Writer, check_output
+from lipsync_core.media.writer import FORMATS, Writer, check_output, choose_encoding
 from lipsync_core.types import Audio
 
 
@@ -292,6 +292,30 @@ def test_shape_of_pixels_and_fields_are_kept(tmp_path, media):
         clip = probe(out)
         assert clip.sar == Fraction(16, 15)
         assert clip.field_order == reader.clip.field_order == "top"
+
+
+def test_a_container_that_drops_the_shape_of_pixels_says_so(tmp_path, media, caplog):
+    options = {"preset": "ultrafast", "aspect": "16:15"}
+    reader = Reader(media.make(tmp_path / "tv.mp4", options=options))
+    for name, codec, says in (
+        ("a.webm", None, True),
+        ("a.mkv", "libvpx-vp9", True),
+        ("b.mkv", None, False),
+        ("a.mp4", "libvpx-vp9", False),
+    ):
+        caplog.clear()
+        with Writer(tmp_path / name, clip=reader.clip, codec=codec) as writer:
+            for frame in reader:
+                writer.write(frame, frame.time, frame.duration)
+        assert (probe(tmp_path / name).sar != Fraction(16, 15)) == says
+        assert caplog.text.count("shape of the pixels") == says
+
+
+def test_the_usual_name_of_a_codec_gets_the_quality_of_its_encoder(tmp_path, media):
+    clip = probe(media.make(tmp_path / "a.mp4"))
+    encoding = choose_encoding(clip, "mp4", codec="h264")
+    assert encoding.codec == "libx264"
+    assert encoding.options["crf"] == "18"
 
 
 @pytest.mark.parametrize("size", [(161, 96), (160, 97), (161, 97)])
