@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 BAD_INPUT = 2
 """Exit code for everything that the user can mend."""
+STOPPED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 app = typer.Typer(
     name="lipsync",
@@ -460,13 +463,15 @@ def models_convert(
 
 def main() -> None:
     """Runs the command line; what the user can mend is one line on standard error and exit code 2."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         code = app(standalone_mode=False)
     except typer.Exit as stop:
         code = stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("lipsync: stopped; nothing was written", err=True)
-        code = 130
+        code = STOPPED
     except ClickError as error:
         context = getattr(error, "ctx", None)
         hint = f"; see `{context.command_path} --help`" if context else ""
@@ -475,4 +480,12 @@ def main() -> None:
     except LipSyncError as error:
         typer.echo(f"lipsync: {' '.join(str(error).split())}", err=True)
         code = BAD_INPUT
+    if code == STOPPED:
+        # Said here, because newer versions of typer turn Ctrl-C into this code themselves.
+        typer.echo("lipsync: stopped; no unfinished file is left", err=True)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(number: int, frame: object) -> None:
+    """A machine that shuts down or a scheduler ends us as Ctrl-C does: what is unfinished is removed."""
+    raise SystemExit(128 + number)

@@ -1,6 +1,11 @@
 """The main job end to end, on a real photograph and with nothing downloaded."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import wave
 from fractions import Fraction
 
@@ -245,6 +250,33 @@ def test_an_interrupted_dub_leaves_nothing(tmp_path, portrait):
     with pytest.raises(KeyboardInterrupt):
         run(clip, voice, tmp_path / "o.mp4", stages=stages)
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "cache"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_leaves_nothing_and_says_so(tmp_path, portrait, number, code):
+    clip = film(tmp_path / "c.mp4", moving(portrait, 10))
+    voice = speech(tmp_path / "v.wav", 60)
+    before = set(tmp_path.iterdir()) | {tmp_path / "cache"}
+    command = [sys.executable, "-m", "lipsync_core", "dub", str(clip), str(voice)]
+    command += ["-o", str(tmp_path / "o.mp4"), "--engine", "draft", "--detector", "cascade"]
+    running = subprocess.Popen(
+        command,
+        env={**os.environ, "LIPSYNC_CACHE": str(tmp_path / "cache")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while running.poll() is None and not set(tmp_path.iterdir()) - before:
+            time.sleep(0.05)
+        running.send_signal(number)
+        said = running.communicate(timeout=60)[1]
+    finally:
+        running.kill()
+    assert running.returncode == code
+    assert set(tmp_path.iterdir()) - before == set()
+    assert ("stopped" in said) == (number == signal.SIGINT)
+    assert "Traceback" not in said
 
 
 def test_progress_reaches_the_end_of_each_stage(tmp_path, portrait):
