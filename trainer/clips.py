@@ -235,7 +235,13 @@ def read_index(path: str, store: Store) -> list[Entry]:
                 f"reading {folder / INDEX} needs pyarrow; run: "
                 'pip install "lipsync-core[preprocess]"'
             ) from error
-        rows = pyarrow.parquet.read_table(folder / INDEX).to_pylist()
+        try:
+            rows = pyarrow.parquet.read_table(folder / INDEX).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(
+                f"{folder / INDEX} is damaged ({_line(error)[:160]}); write it anew: "
+                "python -m lipsync_core.preprocess"
+            ) from error
     elif (folder / PLAIN).exists():
         lines = (folder / PLAIN).read_text(encoding="utf-8").splitlines()
         try:
@@ -263,6 +269,11 @@ def read_index(path: str, store: Store) -> list[Entry]:
             f"the index in {folder} has no column {error}; write it anew: "
             "python -m lipsync_core.preprocess"
         ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"the index in {folder} holds what is no clip ({_line(error)}); write it anew: "
+            "python -m lipsync_core.preprocess"
+        ) from error
 
 
 def _source(row: dict[str, Any]) -> str:
@@ -277,7 +288,8 @@ def _shards(path: str, store: Store) -> list[Entry]:
         table = json.loads(store.read(Part(path)))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({_line(error)})") from error
-    if table.get("kind") != "lipsync shards" or table.get("version") != 1:
+    known = isinstance(table, dict) and table.get("kind") == "lipsync shards"
+    if not known or table.get("version") != 1:
         raise DataError(f"{path} is not a list of shards that this version reads")
     folder = path.rpartition("/")[0] if "://" in path else str(Path(path).parent)
     entries = []

@@ -192,11 +192,18 @@ def test_both_kinds_of_index_are_read(clip_folder):
         (lambda path: [path / "absent.json"], "absent.json cannot be read"),
         (lambda path: [path / "bare"], "no column 'frames'"),
         (lambda path: [path / "cut"], "is damaged"),
+        (lambda path: [path / "torn"], "index.parquet is damaged"),
+        (lambda path: [path / "list"], "holds what is no clip"),
+        (lambda path: [path / "list.json"], "not a list of shards"),
     ],
 )
 def test_what_is_no_data_set_is_said(tmp_path, make, match):
+    pytest.importorskip("pyarrow")
     (tmp_path / "other.json").write_text("{}")
-    for name, text in (("bare", '{"key": "a"}'), ("cut", '{"key": "a')):
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "index.parquet").write_bytes(b"PAR1")
+    for name, text in (("bare", '{"key": "a"}'), ("cut", '{"key": "a'), ("list", "[1]")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "index.jsonl").write_text(text)
     with pytest.raises(LipSyncError, match=match) as told:
