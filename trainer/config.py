@@ -336,6 +336,11 @@ def checked(recipe: Recipe) -> Recipe:
         ("run.precision", recipe.run.precision, PRECISIONS),
         *(("run.trackers", tracker, TRACKERS) for tracker in recipe.run.trackers),
     ]
+    row = next((row for row in TASKS if row.name == recipe.task), None)
+    if row is not None and recipe.model.init and not row.continues:
+        raise SettingsError(
+            f"model.init is {recipe.model.init!r}, but the task {row.name} begins from scratch; leave it out"
+        )
     for name, stage in recipe.stages.items():
         at = f"stages.{name}"
         words += [
@@ -352,6 +357,7 @@ def checked(recipe: Recipe) -> Recipe:
         ("data.hours", recipe.data.hours, 0.01),
         ("model.latent_scale", recipe.model.latent_scale, 0.01),
         ("run.log_every", recipe.run.log_every, 1),
+        ("run.validation_batches", recipe.run.validation_batches, 1),
         ("run.keep", recipe.run.keep, 1),
         ("run.timeout_minutes", recipe.run.timeout_minutes, 1),
     ]
@@ -409,6 +415,12 @@ def _check_stage(recipe: Recipe, name: str, stage: StageConfig) -> None:
         if switch.metric not in known:
             raise SettingsError(
                 f"{at}.switch.metric is {switch.metric!r}; {_nearest(switch.metric, known)}"
+            )
+        judged = recipe.task == "latentsync" and switch.metric != "reconstruction"
+        if judged and not (recipe.model.syncnet and recipe.run.validation_clips):
+            raise SettingsError(
+                f"{at}.switch.metric is {switch.metric!r}, which model.syncnet judges on "
+                "run.validation_clips clips; give both, or take reconstruction"
             )
         if recipe.run.validate_every == 0:
             raise SettingsError(
@@ -529,6 +541,7 @@ def _typed(layer: dict[Any, Any], where: str) -> Recipe:
     from omegaconf.errors import OmegaConfBaseException
 
     conf = _omegaconf()
+    layer = _written_out(Recipe, layer)
     run = layer.get("run")
     if isinstance(run, Mapping) and run.get("precision") is False:
         # what YAML takes the word no for
@@ -541,6 +554,19 @@ def _typed(layer: dict[Any, Any], where: str) -> Recipe:
         said = str(error).split("full_key")[0]
         raise SettingsError(f"{where}: {key}: {_line(said)}") from error
     assert isinstance(result, Recipe)
+    return result
+
+
+def _written_out(kind: type, given: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Texts of which nothing is said, as in ``model.init=``, are empty ones."""
+    example = kind()
+    result = dict(given)
+    for name, value in given.items():
+        default = getattr(example, name)
+        if value is None and isinstance(default, str):
+            result[name] = ""
+        elif is_dataclass(default) and isinstance(value, Mapping):
+            result[name] = _written_out(type(default), value)
     return result
 
 

@@ -42,8 +42,8 @@ def test_the_printed_recipe_is_the_one_that_runs(call, recipe, tmp_path):
     assert config.load(again) == config.load(recipe, said)
 
 
-def test_init_is_short_for_the_setting(call, recipe):
-    assert "init: sd15" in call(recipe, "--init", "sd15", "--print-config")[1]
+def test_init_is_short_for_the_setting(call):
+    assert "init: sd14" in call("stage1", "--init", "sd14", "--print-config")[1]
 
 
 def test_the_list_has_a_line_for_each_recipe(call):

@@ -89,6 +89,12 @@ def test_overrides(write):
     assert given.data.train == ["a", "b"]
 
 
+def test_a_text_of_which_nothing_is_said_is_empty(write):
+    path = write("model: {init: sd15, syncnet: x}\nstages: {one: {}}")
+    made = config.load(path, ["model.init=", "model.syncnet="])
+    assert (made.model.init, made.model.syncnet) == ("", "")
+
+
 @pytest.mark.parametrize("word", ["no", "bf16"])
 def test_a_precision_is_a_word_also_where_yaml_sees_a_truth_value(write, word):
     assert config.load("tiny_vae", [f"run.precision={word}"]).run.precision == word
@@ -159,6 +165,8 @@ def test_the_folder_of_a_run_is_a_recipe(write, tmp_path):
         ("run: {trackers: [csw]}", "run.trackers is 'csw'; did you mean 'csv'"),
         ("run: {ema: 1}", "run.ema is 1"),
         ("run: {keep: 0}", "run.keep is 0; 1 or more"),
+        ("run: {validation_batches: 0}", "run.validation_batches is 0; 1 or more"),
+        ("task: vae\nmodel: {init: a.safetensors}", "task vae begins from scratch"),
         ("model: {audio_dropout: 1.5}", "model.audio_dropout is 1.5"),
         ("stages: {one: {steps: 0}}", "stages.one.steps is 0; 1 or more"),
         ("stages: {one: {loss: {sync: -1}}}", "stages.one.loss.sync is -1; 0 or more"),
@@ -176,6 +184,14 @@ def test_the_folder_of_a_run_is_a_recipe(write, tmp_path):
         (
             "stages: {one: {switch: {when: converged, metric: reconstuction}}}",
             "switch.metric is 'reconstuction'; did you mean 'reconstruction'",
+        ),
+        (
+            "model: {syncnet: x}\nstages: {one: {switch: {when: score, metric: opening_error}}}",
+            "switch.metric is 'opening_error'",
+        ),
+        (
+            "stages: {one: {switch: {when: score, metric: sync}}}",
+            "switch.metric is 'sync', which model.syncnet judges",
         ),
         (
             "stages: {one: {switch: {when: score}}}\nrun: {validate_every: 0}",

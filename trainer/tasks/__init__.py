@@ -24,6 +24,8 @@ class Row:
     """Class in the module."""
     figures: tuple[str, ...]
     """What its validation measures, and a stage's switch may go by."""
+    continues: bool = True
+    """Whether it can begin with weights that are there (``model.init``)."""
 
     def load(self) -> type[Task]:
         return getattr(import_module(f".{self.module}", __name__), self.kind)
@@ -34,15 +36,22 @@ TASKS: tuple[Row, ...] = (
         name="latentsync",
         module="latentsync",
         kind="LatentSync",
-        figures=("reconstruction", "sync", "offset", "opening_error", "opening_r"),
+        figures=("reconstruction", "sync", "offset"),
     ),
     Row(name="syncnet", module="syncnet", kind="SyncNet", figures=("reconstruction", "accuracy")),
-    Row(name="vae", module="vae", kind="VAE", figures=("reconstruction", "psnr")),
+    Row(
+        name="vae",
+        module="vae",
+        kind="VAE",
+        figures=("reconstruction", "psnr"),
+        continues=False,
+    ),
     Row(
         name="listener",
         module="listener",
         kind="Listener",
         figures=("reconstruction", "opening_r"),
+        continues=False,
     ),
 )
 
