@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from lipsync_core.errors import LipSyncError  # noqa: E402
 from lipsync_core.models.unet3d import UNet3D, config_of  # noqa: E402
 from lipsync_core.weights import tensors  # noqa: E402
 from trainer import frozen, losses  # noqa: E402
+from trainer.clips import Clips  # noqa: E402
 from trainer.config import (  # noqa: E402
     DataConfig,
     LossConfig,
@@ -153,11 +156,34 @@ def test_validation_measures_what_a_switch_may_go_by(task, tmp_path: Path) -> No
     now = next(iter(task.recipe.stages.values()))
     figures = task.validate(task.network, now, tmp_path)
     row = next(row for row in TASKS if row.name == task.name)
-    assert set(figures) <= set(row.figures)
+    assert set(figures) == set(row.figures)
     assert "reconstruction" in figures
     assert all(np.isfinite(value) for value in figures.values())
     if task.name != "listener":
         assert list(tmp_path.glob("*.png"))
+
+
+def test_a_validation_clip_that_cannot_be_read_is_left_out(
+    data: Path, frozen_files: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = tmp_path / "held"
+    shutil.copytree(data, held)
+    first, *_ = sorted((held / "clips").rglob("*.mp4"))
+    first.write_bytes(first.read_bytes()[:300])
+    known = recipe("latentsync", data, frozen_files)
+    known = replace(
+        known,
+        data=replace(known.data, validation=[str(held)]),
+        run=replace(known.run, validation_clips=4),
+    )
+    # the same people are on both sides, which only this test wants
+    task = named("latentsync")(known, CPU)
+    task._sides = {True: Clips([str(held)])}
+    task.begin(stage("latentsync"))
+    figures = task.validate(task.network, stage("latentsync"), tmp_path)
+    assert {"reconstruction", "sync", "offset"} == set(figures)
+    assert caplog.text.count("is not drawn: its pictures cannot be read") == 1
+    assert cv2.imread(str(tmp_path / "drawn.png")).shape[0] == 3 * 2 * 2 * SIDE
 
 
 def test_validation_people_are_not_those_of_training(

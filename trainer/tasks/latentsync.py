@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
     from ..config import Recipe, StageConfig
     from ..data import Clips
+
+log = logging.getLogger("lipsync.trainer")
 
 SHOWN = 48
 """Frames of a clip that a validation draws."""
@@ -349,9 +352,12 @@ class LatentSync(Task):
         drawn: list[dict[str, float]] = []
         clips = self._clips(True)
         sheets: list[Tensor] = []
-        for number in range(min(self.recipe.run.validation_clips, len(clips))):
-            clip = clips[number * len(clips) // self.recipe.run.validation_clips]
-            crops, made, mel = self._draw(network, clip)
+        for number in self._shown_clips(stage):
+            try:
+                crops, made, mel = self._draw(network, clips[number])
+            except BadClip as error:
+                log.warning("%s is not drawn: %s", clips[number], error)
+                continue
             if "sync" in self.judges and mel is not None:
                 drawn.append(self._heard(made, mel))
             pick = np.linspace(0, len(crops) - 1, 12).astype(int)
@@ -361,6 +367,16 @@ class LatentSync(Task):
         for name in drawn[0] if drawn else ():
             figures[name] = float(np.mean([one[name] for one in drawn]))
         return figures
+
+    def _shown_clips(self, stage: StageConfig) -> list[int]:
+        """Numbers of the clips that are drawn, the same each time, spread over those long enough."""
+        from ..data import Windows
+
+        samples = self.samples(stage, validation=True)
+        assert isinstance(samples, Windows)
+        usable = samples.usable.tolist()
+        count = min(self.recipe.run.validation_clips, len(usable))
+        return [usable[k * len(usable) // count] for k in range(count)]
 
     def _reconstruction(self, network: nn.Module, stage: StageConfig) -> float:
         """Error of the noise on held-out windows, each at the step that its number gives it."""
