@@ -102,14 +102,16 @@ class _Run:
         self.sharded = self.accelerator.is_fsdp2
         self.ranks = self.accelerator.num_processes
         self.signals = processes.Signals()
-        if self.first and not resume and (aside := state.put_aside(self.folder)):
-            log.warning("%s held a run; it is %s now", self.folder, aside)
+        with state.written(self.folder):
+            if self.first and not resume and (aside := state.put_aside(self.folder)):
+                log.warning("%s held a run; it is %s now", self.folder, aside)
         self.accelerator.wait_for_everyone()
         self.state = state.newest(self.folder)
         self.position = Position.load(self.state) if self.state else Position()
-        if self.first:
-            self._take_folder()
-        self.trackers = self._trackers()
+        with state.written(self.folder):
+            if self.first:
+                self._take_folder()
+            self.trackers = self._trackers()
         self.task = self._task(kind)
         self.stage: StageConfig
         self.network: nn.Module
@@ -141,6 +143,9 @@ class _Run:
 
     def _run_stage(self) -> None:
         run, position = self.recipe.run, self.position
+        if self.first and run.validate_every:
+            # what no validation could be made of is said now and not after hours
+            self.task.samples(self.stage, validation=True)
         self.began, self.waited, self.steps_here = time.perf_counter(), 0.0, 0
         with self._batches() as batches, self.signals.heeded():
             while not position.ended:
@@ -486,20 +491,21 @@ class _Run:
         name = f"step-{position.step:09d}"
         self._export(f"{name}.safetensors")
         part = self.folder / state.STATES / f".{name}.part"
-        if self.first:
-            state.unfinished(self.folder, position.step)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(part))
-        if self.ema is not None and (self.first or self.sharded):
-            self.ema.save(part / self._ema_file)
-        if self.first:
-            position.save(part)
-        accelerator.wait_for_everyone()
-        if self.first:
-            # last of all, so that beside every state there are its weights
-            state.publish(part, self.recipe.run.keep)
-            for old in sorted((self.folder / WEIGHTS).glob("step-*"))[: -self.recipe.run.keep]:
-                old.unlink()
+        with state.written(self.folder, part):
+            if self.first:
+                state.unfinished(self.folder, position.step)
+            accelerator.wait_for_everyone()
+            accelerator.save_state(str(part))
+            if self.ema is not None and (self.first or self.sharded):
+                self.ema.save(part / self._ema_file)
+            if self.first:
+                position.save(part)
+            accelerator.wait_for_everyone()
+            if self.first:
+                # last of all, so that beside every state there are its weights
+                state.publish(part, self.recipe.run.keep)
+                for old in sorted((self.folder / WEIGHTS).glob("step-*"))[: -self.recipe.run.keep]:
+                    old.unlink()
         log.info("state of step %d saved", position.step)
 
     def _load(self, saved: Path) -> None:
@@ -518,11 +524,11 @@ class _Run:
             if network is None:
                 return
             path = self.folder / WEIGHTS / name
-            path.parent.mkdir(exist_ok=True)
             part = path.with_name(f".{path.stem}.part{path.suffix}")
-            with state.same_dice():
+            with state.written(self.folder), state.same_dice():
+                path.parent.mkdir(exist_ok=True)
                 self.task.export(network, part)
-            part.replace(path)
+                part.replace(path)
 
     @property
     def _ema_file(self) -> str:
@@ -542,8 +548,9 @@ class _Run:
             row = {name: value / position.count for name, value in position.sums.items()}
             row |= {"steps_per_second": speed, "waiting": waiting, "skipped": position.skipped}
             row |= {"bad_samples": position.bad_samples}
-            for tracker in self.trackers:
-                tracker.write(position.step, position.stage, row)
+            with state.written(self.folder):
+                for tracker in self.trackers:
+                    tracker.write(position.step, position.stage, row)
             position.sums, position.count = {}, 0
             self.began, self.waited, self.steps_here = time.perf_counter(), 0.0, 0
         self._show(figures, speed, waiting)
@@ -577,7 +584,8 @@ class _Run:
 
     def _note(self, event: str, **said: Any) -> None:
         if self.first:
-            self.diary.write(event, self.position.step, stage=self.position.stage, **said)
+            with state.written(self.folder):
+                self.diary.write(event, self.position.step, stage=self.position.stage, **said)
 
     # --- setting up and taking down
 

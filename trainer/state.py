@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 POSITION = "position.json"
 STATES = "states"
+TORN = ("iostream error", "unexpected pos", "file write failed")
+"""By which torch tells of a full disk, in errors that are not the system's."""
 
 
 class TrainingError(LipSyncError):
@@ -101,7 +104,11 @@ def unfinished(run: Path, step: int) -> Path:
 def publish(part: Path, keep: int) -> Path:
     """Names a grown state and drops all but the newest ``keep``, and what was left unfinished."""
     whole = part.with_name(part.name.strip(".").removesuffix(".part"))
+    # what only waits to be written would be empty after a power cut, behind a name that says whole
+    for one in [*part.rglob("*"), part]:
+        _settle(one)
     part.rename(whole)
+    _settle(whole.parent)
     for rest in whole.parent.glob(".step-*"):
         shutil.rmtree(rest, ignore_errors=True)
     for old in sorted(whole.parent.glob("step-*"))[:-keep]:
@@ -109,6 +116,36 @@ def publish(part: Path, keep: int) -> Path:
         gone = old.rename(old.with_name(f".{old.name}.old"))
         shutil.rmtree(gone, ignore_errors=True)
     return whole
+
+
+def _settle(path: Path) -> None:
+    """Waits until a file or the names in a folder are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        # its folders cannot be opened, and keep their names by themselves
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def written(run: Path, part: Path | None = None) -> Iterator[None]:
+    """What cannot be written inside is told in one line; ``part`` is then removed, to make room."""
+    try:
+        yield
+    except Exception as error:
+        torn = type(error).__name__ == "SafetensorError" or any(one in str(error) for one in TORN)
+        if not isinstance(error, OSError) and not torn:
+            raise
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise TrainingError(
+            f"{getattr(error, 'filename', None) or run} cannot be written ({said}); make room, or "
+            "name another folder with --output; the last state that was saved is whole"
+        ) from error
 
 
 def put_aside(run: Path) -> Path | None:

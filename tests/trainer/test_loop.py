@@ -532,6 +532,29 @@ def test_a_resume_with_another_recipe_says_what_is_other(run, caplog):
     assert "stages.s0.optimizer.learning_rate, stages.s1" in caplog.text
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(run, tmp_path):
+    (tmp_path / "file").write_text("somebody's")
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        for resume in (True, False):
+            with pytest.raises(TrainingError, match=r"file.* cannot be written") as caught:
+                run(ONE, output=str(output), resume=resume)
+            assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "somebody's"
+
+
+def test_what_cannot_validate_is_said_before_the_first_step(run):
+    class Unseen(Curve):
+        def samples(self, stage, *, validation):
+            if validation:
+                raise DataError("no clip is long enough")
+            return super().samples(stage, validation=validation)
+
+    steps = []
+    with pytest.raises(DataError, match="long enough"):
+        run(ONE, kind=Unseen, validate_every=6, watch=steps.append)
+    assert not steps
+
+
 def test_a_state_of_another_network_is_one_line(run):
     run(ONE)
 

@@ -153,6 +153,76 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path, recipe):
     assert curve(stopped) == curve(whole)
 
 
+@pytest.mark.parametrize("room", [10_000, 3_500])
+def test_a_full_disk_is_one_line_and_costs_no_state(tmp_path, recipe, room):
+    """Files may not grow beyond ``room`` bytes: one of torch's, or one of safetensors', cannot."""
+    resource = pytest.importorskip("resource")
+    output = tmp_path / "run"
+    finish(start(recipe, output, 1, "stages.one.steps=5", "stages.two=null"))
+    before = state.newest(output)
+    again = [sys.executable, str(PROGRAM), str(recipe), f"run.output={output}", "data.workers=0"]
+    again += ["stages.one.steps=24", "stages.two=null"]
+    full = subprocess.run(
+        again,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert full.returncode == 2, full.stderr
+    told = full.stderr.strip().splitlines()[-1]
+    assert "cannot be written" in told
+    assert "make room" in told
+    assert state.newest(output) == before
+    assert not list((output / "states").glob(".*"))
+    finish(
+        subprocess.Popen(
+            again,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+    assert Position.load(state.newest(output)).step == 24
+
+
+def test_a_state_lies_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    part = state.unfinished(tmp_path, 5)
+    Position(step=5).save(part)
+    (part / "model.safetensors").write_bytes(b"weights")
+    settled = []
+    fsync, place = os.fsync, Path("/proc/self/fd")
+    if not place.is_dir():
+        pytest.skip("files cannot be told by their handles here")
+
+    def noted(handle):
+        settled.append((place / str(handle)).readlink())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    whole = state.publish(part, keep=2)
+    assert {part / "model.safetensors", part / state.POSITION, part} <= set(settled[:-1])
+    assert settled[-1] == whole.parent
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, recipe):
+    output = tmp_path / "run"
+    process = start(recipe, output, 1, "--slow", "3", "data.workers=0", "run.save_every=1")
+    while not (output / "recipe.yaml").is_file():
+        time.sleep(0.05)
+        assert process.poll() is None
+    time.sleep(6)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.monotonic() - began < 12
+
+
 def validations(output: Path) -> int:
     return (output / "log.jsonl").read_text().count('"validation"')
 
