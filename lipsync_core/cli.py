@@ -17,6 +17,7 @@ import typer
 
 from . import __version__
 from .batch import batch
+from .console import print_any_name
 from .errors import LipSyncError, SettingsError
 from .scoring import cli as scoring
 from .types import (
@@ -466,6 +467,7 @@ def main() -> None:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
+    print_any_name()
     try:
         code = app(standalone_mode=False)
     except typer.Exit as stop:

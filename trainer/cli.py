@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from lipsync_core.console import print_any_name
 from lipsync_core.errors import LipSyncError, SettingsError
 
 from . import config
@@ -178,6 +179,7 @@ def main() -> None:
     """Runs the command line; what the user can mend is one line on standard error and exit code 2."""
     from .state import Stopped
 
+    print_any_name()
     try:
         code = app(standalone_mode=False)
     except typer.Exit as stop:

@@ -92,7 +92,7 @@ def _tell(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     }
     if as_json:
         found = [vars(outcome) for outcome in outcomes]
-        typer.echo(json.dumps(counts | {"rows": found}, ensure_ascii=False))
+        typer.echo(json.dumps(counts | {"rows": found}))
         return
     for outcome in outcomes:
         detail = f": {outcome.error}" if outcome.error else ""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from ..console import print_any_name
 from ..errors import LipSyncError, SettingsError
 from . import config as configs
 from . import gpus
@@ -199,6 +200,7 @@ def _rate(pace: Pace) -> str:
 
 def main() -> None:
     """Bad files are no error; what keeps the run from going on is one line and exit code 2."""
+    print_any_name()
     try:
         code = app(standalone_mode=False)
     except typer.Exit as stop:

@@ -1,5 +1,6 @@
 """What holds for the house as a whole."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,20 @@ def test_the_draft_path_runs_where_torch_is_absent():
         "print(engines.pick('draft').name)"
     )
     assert fresh(code) == "draft"
+
+
+def test_a_name_that_standard_output_cannot_say_ends_nothing(tmp_path):
+    words = [sys.executable, "-m", "lipsync_core", "models", "where", "syncnet-v2"]
+    folder = {"LIPSYNC_MODELS": str(tmp_path / "\u043a\u0438\u043d\u043e")}
+    result = subprocess.run(
+        words,
+        cwd=ROOT,
+        env={**os.environ, **folder, "PYTHONIOENCODING": "cp1252"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert rb"\u043a\u0438\u043d\u043e" in result.stdout
 
 
 def test_shipped_code_starts_no_process():

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     items: list[tuple[np.ndarray, Segments]] = []
-    for line in options.list.read_text().splitlines():
+    for line in options.list.read_text(encoding="utf-8").splitlines():
         name, text = line.split("\t")
         samples = SoundFile.read(options.list.parent / name).samples
         parts = aligned(samples, text)

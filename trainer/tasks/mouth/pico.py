@@ -37,13 +37,13 @@ def script(folder: Path, *, language: str, sentences: int, rivals: float, seed: 
         spoken = f"<speed level='{speed}'><pitch level='{pitch}'>{text}</pitch></speed>"
         commands.append(f'pico2wave -l {language} -w {name} "{spoken}"')
         words.append(f"{name}\t{text}")
-    (folder / "batch.sh").write_text("\n".join(commands) + "\n")
-    (folder / "words.txt").write_text("\n".join(words) + "\n")
+    (folder / "batch.sh").write_text("\n".join(commands) + "\n", encoding="utf-8", newline="\n")
+    (folder / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
 
 
 def read(folder: Path, out: Path, *, seed: int) -> None:
     """Joins sentences to items of 6-10 s, each item another body."""
-    lines = (folder / "words.txt").read_text().splitlines()
+    lines = (folder / "words.txt").read_text(encoding="utf-8").splitlines()
     refused = 0
 
     def sentences() -> Iterator[tuple[np.ndarray, int, Segments]]:

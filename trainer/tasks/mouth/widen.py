@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
-    recipe = yaml.safe_load(options.recipe.read_text())
+    recipe = yaml.safe_load(options.recipe.read_text(encoding="utf-8"))
     torch.manual_seed(recipe["seed"])
     dilations = list(recipe["model"]["dilations"])
     state = widen(load_file(options.small), Mouth(**recipe["model"]), dilations)
