@@ -161,7 +161,7 @@ def examine(
             "a score is of one face; choose largest, left, right, index:N or point:x,y "
             "(`lipsync speakers` says who of several is speaking)"
         )
-    place = _device(device) if row.weights else device
+    place = _place(row, device) if row.weights else device
     stages = stages or _unwatched
     # Everything that can be refused is refused before the long work begins.
     probe(video)
@@ -246,7 +246,7 @@ def examine_people(
 def open_network(engine: str, device: str = "auto") -> nn.Module | None:
     """The network behind ``engine`` on ``device``; None where it has none."""
     row = engines.row(pick(engine))
-    return row.load(_device(device)) if row.weights else None
+    return row.load(_place(row, device)) if row.weights else None
 
 
 def judge(
@@ -580,6 +580,12 @@ def course(motion: MouthMotion, moments: np.ndarray, heard: embedded.Heard) -> n
     heard_share = local(active.astype(float)[:, None])[:, 0] / kernel.sum()
     seen_share = local(weight)[:, 0] / kernel.sum()
     return np.where((heard_share > 0.2) & (seen_share > 0.2), course, np.nan)
+
+
+def _place(row: Scorer, device: str) -> str:
+    """Where the network of ``row`` will run, which has to be ready: without torch no device is known."""
+    row.found()
+    return _device(device)
 
 
 def _device(name: str) -> str:
