@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,18 +253,21 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = speed
         sums: dict[str, torch.Tensor] = {}
-        for number in range(stage.accumulate):
-            batch = self._next(batches)
-            # the ranks meet at the last part alone
-            apart = number < stage.accumulate - 1
-            with accelerator.no_sync(self.network) if apart else nullcontext():
-                with accelerator.autocast():
-                    terms = self.task.losses(self.network, batch, stage)
-                loss = _weighted(terms, stage) / stage.accumulate
-                accelerator.backward(loss)
-            for name, value in {"loss": loss * stage.accumulate, **terms}.items():
-                share = value.detach().float() / stage.accumulate
-                sums[name] = sums[name] + share if name in sums else share
+        if stage.accumulate > 1 and self.task.compares(stage):
+            sums = self._step_as_one([self._next(batches) for _ in range(stage.accumulate)])
+        else:
+            for number in range(stage.accumulate):
+                batch = self._next(batches)
+                # the ranks meet at the last part alone
+                apart = number < stage.accumulate - 1
+                with accelerator.no_sync(self.network) if apart else nullcontext():
+                    with accelerator.autocast():
+                        terms = self.task.losses(self.network, batch, stage)
+                    loss = _weighted(terms, stage) / stage.accumulate
+                    accelerator.backward(loss)
+                for name, value in {"loss": loss * stage.accumulate, **terms}.items():
+                    share = value.detach().float() / stage.accumulate
+                    sums[name] = sums[name] + share if name in sums else share
         norm = accelerator.clip_grad_norm_(
             list(self.network.parameters()), stage.optimizer.clip or math.inf
         )
@@ -289,9 +292,36 @@ class _Run:
             self.ema.update(position.stage_step)
         position.seconds += time.perf_counter() - began
         self.steps_here += 1
-        figures = {name: told[name] for name in ("loss", *sorted(terms))}
+        figures = {name: told[name] for name in ("loss", *sorted(set(sums) - {"loss"}))}
         figures |= {"rate": speed, "norm": float(norm)}
         return figures, told["stop"] > 0, told["wish"] > 0
+
+    def _step_as_one(self, batches: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Gradients of a loss in which the samples of all ``batches`` see each other; its terms."""
+        from .losses import cached_backward
+
+        accelerator, stage = self.accelerator, self.stage
+        sums: dict[str, torch.Tensor] = {}
+
+        def embed(*chunk: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            with accelerator.autocast():
+                return self.network(*chunk)
+
+        def loss(*embeddings: torch.Tensor) -> torch.Tensor:
+            with accelerator.autocast():
+                terms = self.task.compared(embeddings, batches, stage)
+            value = _weighted(terms, stage)
+            sums.update({k: v.detach().float() for k, v in {"loss": value, **terms}.items()})
+            return value
+
+        cached_backward(
+            embed,
+            [self.task.shown(batch) for batch in batches],
+            loss,
+            backward=accelerator.backward,
+            quiet=lambda: accelerator.no_sync(self.network),
+        )
+        return sums
 
     def _agree(self, sums: Mapping[str, torch.Tensor], norm: torch.Tensor) -> dict[str, float]:
         """Means over the ranks, and what any of them has to say: all ranks then do the same.

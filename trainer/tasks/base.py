@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -55,6 +55,26 @@ class Task(ABC):
         ``forward``. All randomness comes from ``batch["seed"]``, so that a loss does not depend on
         the number of processes.
         """
+
+    def compares(self, stage: StageConfig) -> bool:
+        """Whether samples of a batch see each other, so that the batches of a step make one large one.
+
+        Then ``compared`` is asked about the embeddings that ``network`` gives of ``shown``.
+        """
+        return False
+
+    def shown(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """What ``network`` is given of a batch, without a gradient."""
+        raise NotImplementedError
+
+    def compared(
+        self,
+        embeddings: Sequence[Tensor],
+        batches: Sequence[Mapping[str, Any]],
+        stage: StageConfig,
+    ) -> dict[str, Tensor]:
+        """``losses`` of the embeddings of all ``batches``, one after the other."""
+        raise NotImplementedError
 
     @abstractmethod
     def validate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -83,12 +83,27 @@ class SyncNet(Task):
     def losses(
         self, network: nn.Module, batch: Mapping[str, Any], stage: StageConfig
     ) -> dict[str, Tensor]:
-        seen, heard = network(self._shown(batch["crops"]), batch["mel"])
+        return self.compared(network(*self.shown(batch)), [batch], stage)
+
+    def compares(self, stage: StageConfig) -> bool:
+        return stage.loss.contrastive > 0
+
+    def shown(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        return self._shown(batch["crops"]), batch["mel"]
+
+    def compared(
+        self,
+        embeddings: Sequence[Tensor],
+        batches: Sequence[Mapping[str, Any]],
+        stage: StageConfig,
+    ) -> dict[str, Tensor]:
+        seen, heard = embeddings
+        together = torch.cat([batch["together"] for batch in batches])
         terms = {}
         if stage.loss.sync > 0:
-            terms["sync"] = losses.pair_loss(seen, heard, batch["together"])
+            terms["sync"] = losses.pair_loss(seen, heard, together)
         if stage.loss.contrastive > 0:
-            terms["contrastive"] = losses.contrastive(seen, heard, together=batch["together"])
+            terms["contrastive"] = losses.contrastive(seen, heard, together=together)
         return terms
 
     @torch.no_grad()
