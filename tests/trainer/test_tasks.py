@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch")
 for library in ("diffusers", "transformers", "omegaconf"):
     pytest.importorskip(library)
 
+from safetensors.torch import save_file  # noqa: E402
 from torch.utils.data import default_collate  # noqa: E402
 
 from lipsync_core.errors import LipSyncError  # noqa: E402
@@ -31,7 +33,9 @@ from trainer.config import (  # noqa: E402
     StageConfig,
 )
 from trainer.hear import hear  # noqa: E402
+from trainer.loop import train  # noqa: E402
 from trainer.presenters.make import Settings, make  # noqa: E402
+from trainer.store import Part  # noqa: E402
 from trainer.tasks import TASKS, named  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -192,6 +196,28 @@ def test_validation_people_are_not_those_of_training(
     task = built("vae", data, frozen_files)
     sides = [task.samples(stage("vae"), validation=side).clips.sources() for side in (False, True)]
     assert not set(sides[0]) & set(sides[1])
+
+
+def test_accumulated_pairs_are_negatives_of_each_other(data: Path, tmp_path: Path) -> None:
+    said = {}
+    for name, batch, accumulate in (("whole", 4, 1), ("parts", 2, 2)):
+        only = stage(
+            "syncnet",
+            steps=2,
+            batch=batch,
+            accumulate=accumulate,
+            loss=LossConfig(noise=0, sync=1, contrastive=0.5),
+        )
+        output = tmp_path / name
+        run = RunConfig(output=str(output), log_every=1, validate_every=0, save_every=0)
+        train(replace(recipe("syncnet", data), stages={"only": only}, run=run))
+        with (output / "log.csv").open(newline="") as file:
+            said[name] = [
+                [float(row[key]) for key in ("loss", "sync", "contrastive", "norm")]
+                for row in csv.DictReader(file)
+            ]
+    for parts, whole in zip(said["parts"], said["whole"], strict=True):
+        assert parts == pytest.approx(whole, rel=5e-3)
 
 
 def test_exports_are_told_by_their_tensors(
@@ -418,6 +444,32 @@ def test_starting_from_weights_takes_what_fits(
 
 def test_hearing_twice_hears_nothing_new(data: Path, frozen_files: dict[str, str]) -> None:
     assert hear([data], frozen_files["listener"]) == 0
+
+
+def test_hearing_leaves_out_what_it_cannot_read(
+    data: Path, frozen_files: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    torn, silent, *_ = sorted((tmp_path / "data" / "clips").rglob("*.safetensors"))
+    torn.write_text("torn")
+    save_file({"mel": torch.zeros(1)}, silent)
+    others = named("listener")(replace(recipe("listener", data), seed=4), CPU)
+    others.export(others.network, tmp_path / "ears.safetensors")
+    assert hear([tmp_path / "data"], str(tmp_path / "ears.safetensors")) == 2
+    assert caplog.text.count("is left out") == 2
+    assert "it has no 'sound'" in caplog.text
+    assert torn.read_text() == "torn"
+    with pytest.raises(LipSyncError, match="nothing can be heard on --device xpu:7"):
+        hear([tmp_path / "data"], frozen_files["listener"], device="xpu:7")
+
+
+def test_shards_cannot_be_heard(
+    data: Path, frozen_files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = [replace(one, features=Part("a.tar", 512, 8)) for one in Clips([str(data)]).entries]
+    monkeypatch.setattr("trainer.data.Clips", lambda _: Clips(entries=packed))
+    with pytest.raises(LipSyncError, match=r"a\.tar is a shard"):
+        hear([data], frozen_files["listener"])
 
 
 def test_an_unknown_task_names_the_nearest() -> None:
