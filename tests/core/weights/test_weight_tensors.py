@@ -155,6 +155,26 @@ def test_wrong_and_broken_files_are_refused_with_the_reason(tmp_path):
         tensors.require(tmp_path / "other.safetensors", "taesd")
 
 
+def test_a_damaged_file_is_one_line_wherever_the_damage_lies(tmp_path):
+    """The older pickles, in which SyncNet v2 and others are published, have no end that is looked at first."""
+    old = tmp_path / "old.pt"
+    state = {f"layer.{k}": torch.zeros(3, 4) for k in range(3)}
+    torch.save({"state_dict": state}, old, _use_new_zipfile_serialization=False)
+    whole = old.read_bytes()
+    contents = [(".pt", whole[:end]) for end in range(1, len(whole), 23)]
+    # a sound file
+    contents.append((".pt", b"RIFF\x24\x77\x01\0WAVEfmt "))
+    for header in (b'{"a": {"dtype": "F32"}}', b'{"a": 3}', b"[]"):
+        contents.append((".safetensors", len(header).to_bytes(8, "little") + header))
+    for suffix, content in contents:
+        path = tmp_path / f"damaged{suffix}"
+        path.write_bytes(content)
+        for read in (tensors.read_shapes, tensors.read_tensors):
+            with pytest.raises(WeightsError) as caught:
+                read(path)
+            assert "\n" not in str(caught.value)
+
+
 def test_loading_an_absent_row_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("LIPSYNC_MODELS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
