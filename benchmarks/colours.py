@@ -4,7 +4,7 @@ One-step estimates of held-out presenters at late steps, with the picture in the
 training, and without it as drawing begins. Printed: by how many of 255 levels the mean colour of the
 hidden part is wrong.
 
-    python benchmarks/colours.py UNET.safetensors VAE.safetensors --side 128
+    python -m benchmarks.colours UNET.safetensors VAE.safetensors --side 128
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ far its opening is from the true one. Beside it: the same network hearing nothin
 guidance uses, trained by audio dropout), the truth as the autoencoder alone gives it back, and other
 denoisers that are named, such as the one that stood where stage 1 ended.
 
-    python benchmarks/tiny.py --clips 40 --sheet benchmarks/results/tiny.png
+    python -m benchmarks.tiny --clips 40 --sheet benchmarks/results/tiny.png
 """
 
 from __future__ import annotations

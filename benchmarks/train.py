@@ -1,6 +1,6 @@
 """Training: steps a second and the share that waits for data; memory per recipe; one process and two.
 
-    python benchmarks/train.py [--data FOLDER] [--steps 24] [--only memory|speed|scaling]
+    python -m benchmarks.train [--data FOLDER] [--steps 24] [--only memory|speed|scaling]
 
 Without ``--data`` a few minutes of rendered presenters are made first. The tiny recipes are run as
 they are, one after the other, each with what the one before it made; the published ones are
