@@ -155,11 +155,18 @@ def recognised(layer: Mapping[str, Any]) -> bool:
 def recipe(layer: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The recipe, as ``config.load`` reads it, and what it leaves out or does otherwise."""
     notes: list[str] = []
-    if "audio_encoder" in (layer.get("model") or {}):
-        _check(layer, SYNCNET, SYNCNET_READ, notes)
-        return _syncnet(layer, notes), notes
-    _check(layer, UNET, UNET_READ, notes)
-    return _unet(layer, notes), notes
+    for section, given in layer.items():
+        if not isinstance(given, Mapping):
+            raise SettingsError(f"{section} is a section; give names and values")
+    hears = "audio_encoder" in layer["model"]
+    _check(layer, SYNCNET if hears else UNET, SYNCNET_READ if hears else UNET_READ, notes)
+    try:
+        return (_syncnet if hears else _unet)(layer, notes), notes
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        # what is only handed on is checked with the recipe; the rest is reckoned with here
+        raise SettingsError(
+            f"a value is of another kind than in LatentSync's files ({error})"
+        ) from error
 
 
 def _unet(layer: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:

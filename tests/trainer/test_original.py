@@ -261,6 +261,10 @@ def test_key_value_is_laid_over_it_in_our_words(write):
         ("syncnet_16_pixel", "model.visual_encoder.in_channels", 50, "none of syncnet-16-pixel"),
         ("syncnet_16_pixel", "model.visual_encoder.widht", 5, "model.visual_encoder.widht"),
         ("syncnet_16_pixel", "extra", {"a": 1}, "no section extra"),
+        ("stage1", "ckpt", None, "ckpt is a section"),
+        ("stage1", "run.max_train_steps", "ten", "another kind than in LatentSync's"),
+        ("stage1", "model.block_out_channels", 320, "another kind than in LatentSync's"),
+        ("syncnet_16_pixel", "data.batch_size", 0, "another kind than in LatentSync's"),
     ],
 )
 def test_what_cannot_be_had_is_one_line(write, name, change, value, said):
