@@ -18,6 +18,10 @@ OPEN_GAIN = 0.27
 
 _LEFT, _ABOVE, _WIDE, _HIGH = 0.85, 0.45, 1.7, 1.40
 """Searched window around the middle of the mouth corners, in units: left, above, width, height."""
+_OFF = 3
+"""How far a smoothed lip line may lie beside the dark one, in pixels of the small picture."""
+_STEP = 1.0
+"""What a step of brightness below the lip line counts beside the darkness on it."""
 _FAINT = 0.75
 """How much of what tells a mouth from cheek is left where its line is faint."""
 
@@ -235,13 +239,40 @@ def _lip_line(
     # The line lies between lips: red just above and below it. A nostril or a moustache has none.
     near = cv2.GaussianBlur(np.clip(red, 0, 1.2), (0, 0), 0.05 * WORK_UNIT)
     cost = dark[index, columns] * 2.0 - 7.0 * near[index, columns]
+    # Light comes from above: an upper lip in its own shade is dark all over, the lower one begins bright.
+    fine = cv2.GaussianBlur(lab[:, :, 0], (0, 0), 1.0)
+    step = np.roll(fine, -3, 0) - fine
+    # A step out of the lips, onto the chin, is none: what is bright must be red as well.
+    onto = np.roll(red, -6, 0)[index, columns]
+    sure = smooth_step((np.minimum(near[index, columns], onto) - 0.5) / 0.3)
+    cost = cost - _STEP * sure * np.clip(step[index, columns], 0, 15)
     cost = cost + 10.0 * (rows[:, None] / reach) ** 2
     path = _seam(cost.astype(np.float32))
     found = np.round(axis) + path - reach
     found = cv2.blur(found[None].astype(np.float32), (13, 1), borderType=cv2.BORDER_REPLICATE)[0]
+    found = found + _back_on_dark(lab, columns, found, np.abs(columns - middle[0]) / half)
     everywhere = np.arange(width)
     out = np.interp(everywhere, columns, found)
     return out.astype(np.float32)
+
+
+def _back_on_dark(
+    lab: np.ndarray, columns: np.ndarray, line: np.ndarray, out: np.ndarray
+) -> np.ndarray:
+    """What a smoothed line lacks to lie on the thin dark line near the corners, in pixels.
+
+    A sliver of skin left between the two would hang in the open mouth. ``out``: how far each column is
+    from the middle, 1 at the corners; what is dark further in may be a gap between teeth.
+    """
+    light = lab[:, :, 0]
+    thin = cv2.GaussianBlur(light, (0, 0), 3.0) - cv2.GaussianBlur(light, (0, 0), 1.0)
+    offsets = np.arange(-_OFF, _OFF + 1, dtype=np.float32)[:, None]
+    x = np.repeat(columns[None].astype(np.float32), len(offsets), 0)
+    weight = cv2.remap(thin, x, (line + offsets).astype(np.float32), cv2.INTER_LINEAR)
+    weight = np.clip(weight, 0, None) ** 2
+    lack = (weight * offsets).sum(0) / (weight.sum(0) + 4.0)
+    lack = lack * smooth_step((out - 0.45) / 0.25)
+    return cv2.blur(lack[None].astype(np.float32), (5, 1), borderType=cv2.BORDER_REPLICATE)[0]
 
 
 def _corners(

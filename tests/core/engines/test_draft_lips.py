@@ -59,30 +59,60 @@ def test_the_tracker_follows_a_displaced_face_and_rests_on_a_still_one() -> None
     assert seen.chin == pytest.approx(mouth.chin - 1.5, abs=0.4)
 
 
-def test_a_shut_line_that_is_faint_for_a_while_still_reaches_its_corner() -> None:
-    size = 192
+def drawn(
+    size: int, red: np.ndarray, dark: np.ndarray, *, reach: float = 0.36
+) -> tuple[np.ndarray, np.ndarray]:
+    """A face of plain skin with lips and dark where the maps say, and its five points."""
+    x, y, unit = mouth_of(size)
+    skin = np.full((size, size, 3), (205.0, 165.0, 140.0), np.float32)
+    picture = skin - red[..., None] * (25, 65, 55) - dark[..., None] * (90, 60, 50)
+    crop = cv2.GaussianBlur(np.clip(picture, 0, 255).astype(np.uint8), (0, 0), 0.8)
+    places = [(-0.4, -1), (0.4, -1), (0, -0.4), (-reach, 0), (reach, 0)]
+    return crop, np.array([(x + across * unit, y + down * unit) for across, down in places])
+
+
+def mouth_of(size: int) -> tuple[int, int, float]:
     template = draft_template(size)
     x, y = (round(float(at) * size) for at in template.mouth)
-    unit = template.unit
-    rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    return x, y, template.unit
+
+
+def test_a_shut_line_that_is_faint_for_a_while_still_reaches_its_corner() -> None:
+    x, y, unit = mouth_of(192)
+    rows, columns = np.mgrid[:192, :192].astype(np.float32)
     across = (columns - x) / (0.40 * unit)
     # Lips whose colour and line fade from a third of the way to the left corner on, and come back.
     faint = 1 - 0.62 * np.exp(-(((across + 0.52) / 0.14) ** 4))
     red = np.exp(-(((rows - y) / (0.06 * unit)) ** 2)) * (np.abs(across) < 1) * faint
     dark = np.exp(-(((rows - y) / 1.6) ** 2)) * (np.abs(across) < 1) * faint
-    skin = np.full((size, size, 3), (205.0, 165.0, 140.0), np.float32)
-    picture = skin - red[..., None] * (25, 65, 55) - dark[..., None] * (90, 60, 50)
-    crop = cv2.GaussianBlur(np.clip(picture, 0, 255).astype(np.uint8), (0, 0), 0.8)
-    reach = 0.36 * unit
-    points = np.array(
-        [
-            [x - 0.4 * unit, y - unit],
-            [x + 0.4 * unit, y - unit],
-            [x, y - 0.4 * unit],
-            [x - reach, y],
-            [x + reach, y],
-        ]
-    )
-    mouth = lips.find(crop, points)
+    mouth = lips.find(*drawn(192, red, dark))
     assert mouth.left == pytest.approx(x - 0.40 * unit, abs=0.06 * unit)
     assert mouth.right == pytest.approx(x + 0.40 * unit, abs=0.06 * unit)
+
+
+def test_the_line_is_under_an_upper_lip_in_its_own_shade() -> None:
+    x, y, unit = mouth_of(256)
+    rows, columns = np.mgrid[:256, :256].astype(np.float32)
+    across = (columns - x) / (0.36 * unit)
+    arch = np.sqrt(np.clip(1 - across**2, 0, 1))
+    upper = (rows < y) & (rows > y - 0.10 * unit * arch)
+    lower = (rows >= y) & (rows < y + 0.14 * unit * arch)
+    # Where the lips meet it is only a little darker than all of the upper one.
+    rim = 0.12 * np.exp(-(((rows - y + 1) / 1.5) ** 2)) * (np.abs(across) < 1)
+    mouth = lips.find(*drawn(256, upper + 0.8 * lower, 0.4 * upper + rim))
+    line = mouth.upper[round(x - 0.2 * unit) : round(x + 0.2 * unit)]
+    assert np.abs(line - y).max() < 0.035 * unit
+
+
+def test_the_line_follows_a_thin_dark_one_where_it_bends_towards_the_corner() -> None:
+    x, y, unit = mouth_of(352)
+    rows, columns = np.mgrid[:352, :352].astype(np.float32)
+    across = (columns - x) / (0.38 * unit)
+    bend = 0.05 * unit * np.clip((np.abs(across) - 0.62) / 0.1, 0, 1)
+    # Above it lip colour goes on, which draws the search upwards.
+    red = (np.abs(across) < 1) * np.exp(-((((rows - y) / unit + 0.02) / 0.07) ** 2))
+    dark = (np.abs(across) < 1) * np.exp(-(((rows - y - bend) / 2.0) ** 2))
+    mouth = lips.find(*drawn(352, red, dark))
+    for side in (-1, 1):
+        at = round(x + side * 0.85 * 0.38 * unit)
+        assert mouth.upper[at] == pytest.approx(y + 0.05 * unit, abs=0.010 * unit)
