@@ -61,7 +61,8 @@ class Gate(nn.Module):
         hidden, gate = both.chunk(2, dim=-1)
         if torch.is_grad_enabled():
             return hidden * F.gelu(gate)
-        return hidden.mul_(F.gelu(gate))
+        # a tensor of its own: behind half of another, the next layer would add its bias separately
+        return F.gelu(gate).mul_(hidden)
 
 
 class FeedForward(nn.Module):

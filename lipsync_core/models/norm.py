@@ -20,13 +20,23 @@ def group_norm(x: Tensor, norm: nn.GroupNorm, frames: int = 1) -> Tensor:
     if fused.is_fused(x):
         return fused.group_norm(x, norm, frames)
     count, width, height, breadth = x.shape
+    made = _normed(_tall(x, frames), norm)
     if frames > 1:
-        x = x.permute(0, 2, 3, 1).reshape(count // frames, frames * height, breadth, width)
-        x = x.permute(0, 3, 1, 2)
-    x = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if frames > 1:
-        x = x.permute(0, 2, 3, 1).reshape(count, height, breadth, width).permute(0, 3, 1, 2)
-    return x
+        made = made.permute(0, 2, 3, 1).reshape(count, height, breadth, width).permute(0, 3, 1, 2)
+    return made
+
+
+def _tall(x: Tensor, frames: int) -> Tensor:
+    """``(B, C, T*H, W)`` of ``(B*T, C, H, W)``: a view, if memory is channels-last."""
+    if frames == 1:
+        return x
+    count, width, height, breadth = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(count // frames, frames * height, breadth, width)
+    return x.permute(0, 3, 1, 2)
+
+
+def _normed(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
 def norm_silu(x: Tensor, norm: nn.GroupNorm, frames: int = 1, add: Tensor | None = None) -> Tensor:
@@ -39,10 +49,33 @@ def norm_silu(x: Tensor, norm: nn.GroupNorm, frames: int = 1, add: Tensor | None
         if add is not None and frames == 1:
             add = add.repeat_interleave(len(x) // len(add), dim=0)
         return fused.group_norm(x, norm, frames, add, silu=True)
+    if add is not None and len(add) * frames != len(x):
+        add = add.repeat_interleave(len(x) // (len(add) * frames), dim=0)
+    if _is_planar(x):
+        return _silu_planar(x, norm, frames, add)
     if add is not None:
-        rows = add.repeat_interleave(len(x) // len(add), dim=0)[:, :, None, None]
+        rows = add.repeat_interleave(frames, dim=0)[:, :, None, None]
         x = x + rows if learns else x.add_(rows)
     return F.silu(group_norm(x, norm, frames), inplace=not learns)
+
+
+def _is_planar(x: Tensor) -> bool:
+    """Whether PyTorch's group norm wants and gives one plane after the other, and nobody else sees to it."""
+    # meta: so that what CUDA does can be counted without it
+    planar = x.device.type in ("cuda", "meta")
+    return planar and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _silu_planar(x: Tensor, norm: nn.GroupNorm, frames: int, add: Tensor | None) -> Tensor:
+    """``norm_silu``: from channels-last memory to planes by the sum, and back by SiLU, so that neither way
+    is a copy of its own."""
+    tall = _tall(x, frames)
+    if add is not None:
+        planes = torch.empty_like(tall, memory_format=torch.contiguous_format)
+        tall = torch.add(tall, add[:, :, None, None], out=planes)
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    torch.ops.aten.silu.out(_normed(tall, norm), out=_tall(out, frames))
+    return out
 
 
 class NormSiLU(nn.GroupNorm):
