@@ -32,7 +32,7 @@ def test_every_package_is_listed():
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A wheel, built from a copy and unpacked."""
-    pytest.importorskip("setuptools", minversion="68")
+    pytest.importorskip("setuptools", minversion="77")
     place = tmp_path_factory.mktemp("wheel")
     source = place / "source"
     skip = shutil.ignore_patterns("__pycache__")
