@@ -196,7 +196,10 @@ def _out_of_memory(error: RuntimeError) -> bool:
 class LatentCache:
     """What was encoded of a clip, so that a second voice, or a frame shown twice, costs nothing.
 
-    Bounded; the oldest go first. Keys are the pixels themselves, so nothing can be mistaken.
+    Bounded. What nobody asked for since ``begin`` goes first, the longest unused before the rest; what
+    was asked for stays, and no more is kept then: of a clip that does not fit, the next voice finds as
+    much as does, where it would find nothing if the newest pushed out the first. Keys are the pixels
+    themselves, so nothing can be mistaken.
     """
 
     def __init__(self, limit: int = 512 << 20) -> None:
@@ -204,6 +207,11 @@ class LatentCache:
         """Bytes."""
         self.size = 0
         self._rows: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._asked: set[bytes] = set()
+
+    def begin(self) -> None:
+        """Another voice, or another clip."""
+        self._asked.clear()
 
     def conditions(
         self, crops: Sequence[np.ndarray], salt: str, make: Callable[[list[int]], Tensor]
@@ -223,17 +231,21 @@ class LatentCache:
         if new:
             made = dict(zip(new, make(list(new.values())), strict=True))
         rows = [made[key] if key in made else self._rows[key].float() for key in keys]
-        for key, row in made.items():
-            self._keep(key, row)
         for key in keys:
             if key in self._rows:
                 self._rows.move_to_end(key)
+                self._asked.add(key)
+        for key, row in made.items():
+            self._keep(key, row)
         return torch.stack([row.cpu() for row in rows])
 
     def _keep(self, key: bytes, row: Tensor) -> None:
         held = row.detach().cpu().clone()
+        while self.size + held.nbytes > self.limit:
+            first = next(iter(self._rows), None)
+            if first is None or first in self._asked:
+                return
+            self.size -= self._rows.pop(first).nbytes
         self._rows[key] = held
+        self._asked.add(key)
         self.size += held.nbytes
-        while self.size > self.limit:
-            _, gone = self._rows.popitem(last=False)
-            self.size -= gone.nbytes

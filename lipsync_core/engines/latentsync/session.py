@@ -136,6 +136,7 @@ class LatentSession(Session):
         self.batch = batch
         self._shots = track.shots
         self._cache = cache
+        cache.begin()
         factor = nets.pictures.factor
         # drawn on the CPU, so that every device begins with the same noise
         draw = torch.Generator().manual_seed(seed)
@@ -232,8 +233,10 @@ class LatentSession(Session):
         import torch
 
         def make(rows: list[int]) -> torch.Tensor:
-            pictures = torch.from_numpy(crops[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            seen = pictures * torch.from_numpy(~region.hidden(self.size))
+            # as bytes, and computed there: a GPU would wait for the processor
+            given = torch.from_numpy(crops[rows]).to(self.nets.pictures.device)
+            pictures = given.permute(0, 3, 1, 2).float() / 127.5 - 1
+            seen = pictures * torch.from_numpy(~region.hidden(self.size)).to(given.device)
             latents = self.nets.pictures.encode(torch.cat([seen, pictures]))
             return torch.cat(latents.chunk(2), dim=1)
 

@@ -159,6 +159,21 @@ def test_the_voice_moves_the_picture(engine):
     np.testing.assert_allclose(*deaf, atol=0.6)
 
 
+def test_crops_go_to_the_device_as_bytes(engine, monkeypatch):
+    """Half as many floats are not made on the processor, for which a GPU would wait."""
+    session = begin(engine)
+    places = []
+
+    def encode(pictures):
+        places.append((pictures.device.type, pictures.dtype))
+        return torch.zeros(len(pictures), 4, SIZE // 2, SIZE // 2)
+
+    monkeypatch.setattr(session.nets.pictures, "encode", encode)
+    monkeypatch.setattr(session.nets.pictures, "device", torch.device("meta"))
+    session._conditions(crops(3, start=900))
+    assert places == [("meta", torch.float32)]
+
+
 def test_what_is_hidden_cannot_leak_into_the_masked_latent(engine):
     session = begin(engine)
     one, two = crops(1), crops(1)
@@ -193,15 +208,29 @@ def test_the_cache_is_bounded():
     pictures = [np.full((2, 2), i, np.uint8) for i in range(30)]
     for picture in pictures:
         cache.conditions([picture], "a", make)
-    assert cache.size <= 160
+    assert cache.size == 160
     assert len(made) == 30
-    cache.conditions(pictures[-3:], "a", make)
-    assert len(made) == 30
+    for _ in range(2):
+        cache.begin()
+        for picture in pictures:
+            cache.conditions([picture], "a", make)
+    assert cache.size == 160
+    assert len(made) == 30 + 2 * 20, "of a clip that does not fit, a second voice finds what does"
+    cache.begin()
     cache.conditions(pictures[-3:], "b", make)
-    assert len(made) == 33
-    both = cache.conditions([pictures[0], pictures[0]], "a", make)
-    assert len(made) == 34
+    assert len(made) == 73
+    cache.conditions(pictures[-3:], "b", make)
+    assert len(made) == 73, "what is drawn now takes the place of what was"
+    both = cache.conditions([pictures[20], pictures[20]], "a", make)
+    assert len(made) == 74
     assert torch.equal(both[0], both[1])
+    # what is asked for together with something new is not pushed out by it
+    cache.begin()
+    cache.conditions([pictures[3], pictures[25]], "b", make)
+    cache.conditions([pictures[27], *pictures[4:14]], "b", make)
+    before = len(made)
+    cache.conditions([pictures[27]], "b", make)
+    assert len(made) == before
 
 
 @pytest.mark.parametrize("preset", ["exact", "fast"])
