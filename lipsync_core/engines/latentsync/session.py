@@ -37,6 +37,8 @@ INAUDIBLE = -4.0
 """Log10 mel power of a tone at about -60 dBFS: below it is no speech, however quiet the rest."""
 SHORTEST = Fraction(1, 5)
 """Seconds that a pause must last to count as silence."""
+STRONGEST = 3.0
+"""As far as the voice may lead; pictures burn out before that."""
 EASE = 3
 """Frames over which a mouth that is kept in silence comes and goes."""
 LEAP = 3
@@ -125,6 +127,10 @@ class LatentSession(Session):
             raise SettingsError(
                 f"windows of {preset.window} frames were asked for, and this network knows {config.window} "
                 "at most; it was trained on 16"
+            )
+        if not 0 <= strength <= STRONGEST:
+            raise SettingsError(
+                f"strength {strength:g} was asked for; it goes from 0 to {STRONGEST:g}"
             )
         self.mode = preset.name
         self.window = preset.call

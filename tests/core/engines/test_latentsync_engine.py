@@ -159,6 +159,12 @@ def test_the_voice_moves_the_picture(engine):
     np.testing.assert_allclose(*deaf, atol=0.6)
 
 
+@pytest.mark.parametrize("strength", [-1.0, 5.0, float("nan")])
+def test_a_strength_that_means_nothing_is_refused(engine, strength):
+    with pytest.raises(SettingsError, match="it goes from 0 to 3"):
+        begin(engine, strength=strength)
+
+
 def test_crops_go_to_the_device_as_bytes(engine, monkeypatch):
     """Half as many floats are not made on the processor, for which a GPU would wait."""
     session = begin(engine)
