@@ -14,7 +14,7 @@ from ...types import FaceTrack
 from ..base import Rendered, Session
 from .adapt import Adapter, morph
 from .donors import Donors, patch_matrix
-from .lips import Lips, Tracker, find
+from .lips import Lips, Tracker, find, unevenness
 from .measure import VIEW, VIEW_BOX, VIEW_UNIT, pose_distance, pose_of
 from .units import OWN, PARTED, Cast, Search, aim_of
 from .warp import Bend, Warper, nudge
@@ -413,11 +413,16 @@ class NeutralSession(Session):
 
 
 def _shut_donors(cast: Cast, wardrobe: Wardrobe) -> tuple[np.ndarray, np.ndarray]:
-    """The donors most surely shut, and the gap in units that a closer look still finds in each."""
+    """The donors most surely shut, and the gap in units that a closer look still finds in each.
+
+    Where none is seen, a line less even than that of others counts as one: there a tooth peeps out.
+    """
     order = np.argsort(cast.opening + cast.parted, kind="stable")
     shut = order[: max(min(32, len(order) // 6), 1)]
-    gaps = [wardrobe.lips(int(donor)).gap / wardrobe.donors.unit for donor in shut]
-    return shut, np.array(gaps, np.float32)
+    seen = [(wardrobe.canvas(int(donor)), wardrobe.lips(int(donor))) for donor in shut]
+    gaps = np.array([lips.gap / wardrobe.donors.unit for _, lips in seen], np.float32)
+    uneven = np.array([unevenness(canvas, lips) for canvas, lips in seen], np.float32)
+    return shut, gaps + np.clip(uneven - uneven.min(), 0.0, PARTED)
 
 
 def _calm_donors(cast: Cast, wardrobe: Wardrobe, count: int = 5) -> np.ndarray:

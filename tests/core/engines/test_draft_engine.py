@@ -93,6 +93,25 @@ def test_silence_keeps_one_shut_mouth(speak):
     assert flutter < 1.5
 
 
+def test_silence_shows_no_tooth_where_another_shut_mouth_has_none(clip, points):
+    from lipsync_core.engines.draft.donors import donors_of
+    from lipsync_core.engines.draft.sessions import UnitSession
+
+    engine, track, openings = Draft(), track_of(points, COUNT), swing(COUNT)
+    study, peeps = engine.study(), []
+    for frame, opening in zip(clip(openings), openings, strict=True):
+        if opening < 0.01 and frame.index > 4:
+            # A tooth too small to count as a gap.
+            frame._picture[109:111, 93:96] = (40, 30, 30)
+            peeps.append(frame.index)
+        study.see(frame, points)
+    donors = donors_of(study.state())
+    session = UnitSession(shapes_of(np.zeros(16)), track, engine.template(track), donors)
+    chosen = session._choose(list(range(16)), list(range(16)))
+    assert peeps
+    assert not set(donors.frame[chosen].tolist()) & set(peeps)
+
+
 @pytest.mark.parametrize("count", [1, COUNT], ids=["still", "resting clip"])
 def test_a_still_mouth_is_warped(count, speak):
     aim = np.concatenate([np.zeros(8), np.full(8, 0.7)])

@@ -116,3 +116,15 @@ def test_the_line_follows_a_thin_dark_one_where_it_bends_towards_the_corner() ->
     for side in (-1, 1):
         at = round(x + side * 0.85 * 0.38 * unit)
         assert mouth.upper[at] == pytest.approx(y + 0.05 * unit, abs=0.010 * unit)
+
+
+def test_a_speck_between_shut_lips_is_told_from_lips_that_meet_everywhere() -> None:
+    x, y, unit = mouth_of(256)
+    rows, columns = np.mgrid[:256, :256].astype(np.float32)
+    within = np.abs(columns - x) < 0.38 * unit
+    red = np.exp(-(((rows - y) / (0.07 * unit)) ** 2)) * within
+    line = 0.3 * np.exp(-(((rows - y) / 1.6) ** 2)) * within
+    speck = np.exp(-((np.hypot(columns - x - 0.12 * unit, rows - y) / (0.04 * unit)) ** 2))
+    even, uneven = drawn(256, red, line), drawn(256, red, line + 0.7 * speck)
+    assert lips.unevenness(even[0], lips.find(*even)) < 0.01
+    assert lips.unevenness(uneven[0], lips.find(*uneven)) > 0.04
