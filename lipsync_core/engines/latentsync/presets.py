@@ -9,6 +9,8 @@ from ...errors import SettingsError
 
 WINDOW = 16
 """Frames that the networks were trained to see together."""
+TOGETHER = 4
+"""Windows that are drawn together on CUDA where they stand side by side: a GPU is not filled by one."""
 
 NOISE: dict[str, Any] = {
     "num_train_timesteps": 1000,
@@ -125,6 +127,8 @@ def preset(words: str, device: str) -> Preset:
         name = "fast" if device == "cpu" else "best"
     for row in PRESETS:
         if row.name == name:
+            if device == "cuda":
+                row = replace(row, call=max(row.call, TOGETHER * WINDOW if not row.overlap else 0))
             return row.changed(**dict(_switch(switch) for switch in switches))
     known = ", ".join(["auto", *(row.name for row in PRESETS)])
     raise SettingsError(f"there is no preset {name!r}; choose one of {known}")

@@ -94,6 +94,8 @@ def denoise(
     conditions, tokens = conditions.to(device, torch.float32), tokens.to(device, dtype)
     noise = noise.to(device, torch.float32)
     steps = scheduler(preset)
+    # all at once: a number that goes to the device in every pass would wait for the one before
+    moments = steps.timesteps.to(device)
     latents = noise.expand(count, -1, -1, -1) * float(steps.init_noise_sigma)
     fixed = 0 if known is None else len(known)
     known = None if known is None else known.to(device, torch.float32)
@@ -137,7 +139,7 @@ def denoise(
             if heed is not None:
                 heed()
             try:
-                found = predict(group, number, time.to(device))
+                found = predict(group, number, moments[number])
             except RuntimeError as error:
                 batch = halved(len(group.windows), error, "the denoiser")
                 waiting = [*_groups(group.windows, batch), *waiting]

@@ -179,6 +179,24 @@ def test_the_batch_of_windows_changes_nothing(unet, clip):
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
 
 
+def test_windows_side_by_side_are_drawn_together_on_a_gpu_and_stay_the_same(unet, clip):
+    """One at a time does not fill it: 16.1 for 18.5 fps at 256 px on an H200."""
+    assert presets.preset("exact", "cpu").call == 16
+    row = presets.preset("exact,steps=2", "cuda")
+    assert row.call == 64
+    assert presets.preset("exact,window=12", "cuda").call == 60
+    assert presets.preset("exact,call=16", "cuda").call == 16
+    assert presets.preset("best", "cuda").call == 36
+    exact = copy.deepcopy(unet).double()
+    conditions, tokens, noise = clip
+    conditions, tokens = conditions.repeat(2, 1, 1, 1)[:48], tokens.repeat(2, 1, 1)[:48]
+    together, _ = sampler.denoise(exact, conditions, tokens, noise, row, batch=4)
+    for start in (0, 16, 32):
+        part = slice(start, start + 16)
+        alone, _ = sampler.denoise(exact, conditions[part], tokens[part], noise, row)
+        torch.testing.assert_close(together[part], alone, atol=1e-4, rtol=1e-4)
+
+
 def test_running_out_of_memory_halves_the_batch_and_goes_on(unet, clip, monkeypatch):
     expected, _ = sampler.denoise(unet, *clip, QUICK, batch=1)
     step, sizes = unet.step, []
@@ -303,7 +321,7 @@ def test_windows_of_another_length():
     row = presets.preset("best,window=24", "cuda")
     assert (row.window, row.overlap, row.call) == (24, 4, 40), "whole windows are drawn together"
     assert presets.preset("best,window=8,overlap=2", "cuda").call == 36
-    assert presets.preset("exact,window=8", "cuda").call == 16
+    assert presets.preset("exact,window=8", "cpu").call == 16
     assert presets.preset("best,overlap=2", "cuda").call == presets.preset("best", "cuda").call
     for wrong in ("best,overlap=16", "best,window=4", "exact,window=8,overlap=8"):
         with pytest.raises(ValueError, match="choose an overlap below the window"):
