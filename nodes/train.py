@@ -17,6 +17,8 @@ from .bridge import Schema, io, option, output, ui
 FOLDER = "lipsync_train"
 """Below ComfyUI's output folder."""
 PACK = Path(__file__).parents[1]
+FROM_SCRATCH = ("tiny_listener", "tiny_vae")
+"""Recipes that take no weights to begin with."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 KEY = re.compile(r"\w+(\.\w+)*")
 EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
@@ -188,6 +190,8 @@ class TrainRecipe(bridge.Node):
             raise SettingsError(
                 f"there is no recipe '{recipe[:80]}'; choose one of {', '.join(choices.RECIPES)}"
             )
+        if init.strip() and recipe in FROM_SCRATCH:
+            raise SettingsError(f"init is given, but {recipe} begins from scratch; leave it empty")
         stage = {"steps": steps, "batch": batch, "optimizer.learning_rate": learning_rate}
         chosen = {
             "data.train": _lines(data),

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("omegaconf", reason="the trainer reads its recipes with OmegaConf")
 
 from trainer import config
+from trainer.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 NODE = "LipSyncTrainRecipe"
@@ -63,14 +64,26 @@ def test_nothing_chosen_is_the_recipe_itself(make, recipe):
     assert out.result[1].startswith(f"base: {recipe}.yaml\nname: anna\n")
 
 
+def begins_from_scratch(name):
+    return not next(row for row in TASKS if row.name == config.load(name).task).continues
+
+
+def test_weights_to_begin_with_are_refused_where_none_are_taken(pack, make):
+    from_scratch = [name for name, _ in config.listed() if begins_from_scratch(name)]
+    assert from_scratch == list(pack.nodes.train.FROM_SCRATCH)
+    for name in from_scratch:
+        assert "begins from scratch" in refusal(make, name, init="a.safetensors")
+
+
 @pytest.mark.parametrize("recipe", [name for name, _ in config.listed()])
 def test_what_is_chosen_arrives(make, recipe):
+    init = "" if begins_from_scratch(recipe) else "runs/first/weights/stage1.safetensors"
     out = make(
         recipe,
         "other-2_x",
         data="data/clips\n\n  C:\\more clips \n",
         validation="données/held out",
-        init="runs/first/weights/stage1.safetensors",
+        init=init,
         steps=77,
         batch=3,
         learning_rate=3e-5,
@@ -79,12 +92,13 @@ def test_what_is_chosen_arrives(make, recipe):
     assert found.name == "other-2_x"
     assert found.data.train == ["data/clips", "C:\\more clips"]
     assert found.data.validation == ["données/held out"]
-    assert found.model.init == "runs/first/weights/stage1.safetensors"
+    assert found.model.init == init
     for stage in found.stages.values():
         assert (stage.steps, stage.batch, stage.optimizer.learning_rate) == (77, 3, 3e-5)
     changed = {name.rpartition(".")[2] for name in config.differences(found, config.load(recipe))}
     assert changed == {
-        *("name", "train", "validation", "init", "steps", "batch", "learning_rate"),
+        *("name", "train", "validation", "steps", "batch", "learning_rate"),
+        *(["init"] if init else []),
     }
 
 
