@@ -197,7 +197,8 @@ def _is_cover(stream: VideoStream, container: InputContainer) -> bool:
     disposition = getattr(stream, "disposition", None)
     if disposition is not None:
         attached_pic = 0x0400
-        return bool(int(disposition) & attached_pic)
+        # A number in some versions, flags that are none in others.
+        return bool(getattr(disposition, "value", disposition) & attached_pic)
     # PyAV before 14 does not tell; a cover is a photo that has no rate.
     photo = stream.codec_context is not None and stream.codec_context.name in ("mjpeg", "png")
     return photo and bool(container.streams.audio) and not stream.average_rate
