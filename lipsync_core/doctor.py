@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
+OLDEST_PYAV = (15, 0)
+"""Older ones leave a film's own colour matrix out where they convert: dubs come out in slightly other colours.
+
+A ComfyUI may bring such a one; elsewhere the package's requirements see to it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -60,7 +65,6 @@ def _version(*names: str) -> str | None:
 
 def _libraries() -> list[Finding]:
     needed = {
-        "media (PyAV)": ("av",),
         "pictures (OpenCV)": (
             "opencv-python",
             "opencv-python-headless",
@@ -71,7 +75,7 @@ def _libraries() -> list[Finding]:
         "weights (safetensors)": ("safetensors",),
         "downloads (huggingface_hub)": ("huggingface_hub", "huggingface-hub"),
     }
-    lines = []
+    lines = [_pyav()]
     for part, names in needed.items():
         found = _version(*names)
         lines.append(
@@ -83,6 +87,22 @@ def _libraries() -> list[Finding]:
             )
         )
     return lines
+
+
+def _pyav() -> Finding:
+    part, least = "media (PyAV)", ".".join(map(str, OLDEST_PYAV))
+    found = _version("av")
+    if found is None:
+        return Finding(part=part, state="broken", found="not installed", remedy="pip install av")
+    version = tuple(int(number) for number in found.split()[1].split(".")[:2])
+    if version < OLDEST_PYAV:
+        return Finding(
+            part=part,
+            state="optional",
+            found=f"{found} converts some films with another colour matrix than theirs",
+            remedy=f'pip install --upgrade "av>={least}"',
+        )
+    return Finding(part=part, state="ready", found=found)
 
 
 def _encoders() -> list[Finding]:
