@@ -265,6 +265,11 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     the layout of ByteDance's LatentSync load too.
     """
     source = find(path)
+    if source == RECIPES / "mouth.yaml":
+        raise SettingsError(
+            "the mouth network has a trainer of its own: python -m trainer.tasks.mouth.train "
+            f"{source}; trainer/tasks/mouth/RESULTS.md has its commands"
+        )
     layer = _inherited(source, ())
     said = _overrides(overrides)
     known = layer.get("stages") or {}

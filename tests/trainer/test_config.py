@@ -240,3 +240,8 @@ def test_differences_are_named_in_full(write):
     assert config.differences(config.load(path), other) == ["seed", "stages.two.loss.noise"]
     fewer = config.load(path, ["stages.one=null"])
     assert config.differences(config.load(path), fewer) == ["stages.one"]
+
+
+def test_the_mouth_network_names_its_own_trainer():
+    with pytest.raises(SettingsError, match=r"python -m trainer\.tasks\.mouth\.train"):
+        config.load("mouth")
