@@ -11,7 +11,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,12 @@ from .types import Progress, Settings, Stages
 if TYPE_CHECKING:
     import numpy as np
 
-    from .engines.base import Engine, Session, Study
+    from .engines.base import Engine, Study
     from .faces.detect import Detector
     from .faces.track import People, Sighting
     from .media.frame import Frame
     from .media.reader import Clip
+    from .mouths import Mouth
     from .scoring.segments import Stretch
     from .scoring.speakers import Assignment
     from .types import FaceTrack, Voice
@@ -262,6 +262,7 @@ def _speak(
     from .media import length
     from .media.reader import prefetch
     from .media.writer import Writer
+    from .mouths import drawn, leaving
 
     clip: Clip = reader.clip
     plan = length.plan(
@@ -301,11 +302,11 @@ def _speak(
 
         asked = shares([float(plan.time(row)) for row in range(plan.frame_count)], only) > 0
     mouths = [
-        _Mouth(part, learnt, engine, speeches[part.voice], clip, settings, asked) for part in parts
+        _mouth(part, learnt, engine, speeches[part.voice], clip, settings, asked) for part in parts
     ]
     painted = 0
     left = threading.Event()
-    heed = _leaving(left)
+    heed = leaving(left)
     for watcher in (*heard.values(), *(mouth.session for mouth in mouths)):
         watcher.heed = heed
     progress(0, plan.frame_count)
@@ -318,15 +319,16 @@ def _speak(
         metadata={"comment": PROVENANCE} if settings.tag else None,
         **_encoding(settings),
     ) as writer:
-        # Reading, drawing and encoding overlap, each in a thread with a short queue behind it.
+        # Reading, cutting, drawing, pasting and encoding overlap, with little waiting between them.
         frames = prefetch(reader.follow(plan.sources()))
         row = 0
 
         def still_there() -> None:
             progress(row, plan.frame_count)
 
-        with closing(prefetch(_drawn(frames, mouths), idle=still_there, stop=left)) as drawn:
-            for frame, is_new in drawn:
+        made = drawn(frames, mouths, idle=still_there, left=left)
+        with closing(frames), closing(made):
+            for frame, is_new in made:
                 writer.write(frame, plan.time(row), plan.frame_duration(row))
                 painted += is_new
                 preview = frame.reduced(PREVIEW_SIDE) if row % PREVIEW_EVERY == 0 else None
@@ -378,18 +380,6 @@ def _shown(people: People, parts: Sequence[_Part], plan: Any) -> Drawn:
     )
 
 
-class _Left(BaseException):
-    """Raised in the thread that draws when nobody waits for its pictures any more."""
-
-
-def _leaving(left: threading.Event) -> Callable[[], None]:
-    def heed() -> None:
-        if left.is_set():
-            raise _Left
-
-    return heed
-
-
 class _Heeded:
     """A voice that asks before each of its blocks whether to go on; engines may read it again later."""
 
@@ -427,85 +417,29 @@ class _Part:
             self.needed = replace(track, present=track.present | silent)
 
 
-class _Mouth:
-    """One person speaking one voice: cut the face out, let the engine draw, paste it back."""
+def _mouth(
+    part: _Part,
+    learnt: Learnt,
+    engine: Engine,
+    speech: Any,
+    clip: Clip,
+    settings: Settings,
+    asked: np.ndarray | None,
+) -> Mouth:
+    """``part`` ready to be drawn; ``asked``: as of ``Mouth``."""
+    from .faces import align
+    from .mouths import Mouth
 
-    def __init__(
-        self,
-        part: _Part,
-        learnt: Learnt,
-        engine: Engine,
-        speech: Any,
-        clip: Clip,
-        settings: Settings,
-        asked: np.ndarray | None = None,
-    ) -> None:
-        """``asked``: bool for each frame of the output; where False nothing is drawn."""
-        from .faces import align
-
-        self._asked = asked
-        person = learnt.people.persons[part.number]
-        track = replace(part.whole, sar=float(clip.sar))
-        self.track = replace(part.drawn, sar=float(clip.sar))
-        self.template = engine.template(track)
-        self.matrices = align.fit(track.points, self.template, float(clip.sar))
-        self.session: Session = engine.start(
-            speech=speech, track=track, study=learnt.studies.get(person), settings=settings
-        )
-
-    def draw(self, frames: list[Frame], outputs: Sequence[int]) -> None:
-        """Replaces those of ``frames`` in which the person is there by frames with the new mouth."""
-        for steps in self._stretches(frames, outputs):
-            self._draw(frames, steps, [outputs[step] for step in steps])
-
-    def _draw(self, frames: list[Frame], steps: Sequence[int], outputs: Sequence[int]) -> None:
-        import numpy as np
-
-        from .faces import align
-        from .faces.paste import paste
-
-        sources = [frames[step].index for step in steps]
-        crops = np.stack(
-            [
-                align.cut(frames[step], self.matrices[source], self.template.size)
-                for step, source in zip(steps, sources, strict=True)
-            ]
-        )
-        rendered = self.session.render(crops, sources, outputs)
-        for step, source, before, crop, mask in zip(
-            steps, sources, crops, rendered.crops, rendered.masks, strict=True
-        ):
-            x, y, rgb, alpha = paste(
-                frames[step],
-                crop,
-                mask,
-                self.matrices[source],
-                strength=float(self.track.strength[source]),
-                original=before if self.session.keeps_detail else None,
-            )
-            if alpha.size:
-                box = (x, y, x + alpha.shape[1], y + alpha.shape[0])
-                source_rgb = frames[step].region(*box)
-                mixed = source_rgb + alpha[..., None] * (rgb - source_rgb)
-                frames[step] = frames[step].painted(x, y, mixed, alpha)
-
-    def _stretches(self, frames: Sequence[Frame], outputs: Sequence[int]) -> Iterator[list[int]]:
-        """Runs of at most a window in which the person is there: an engine never sees a gap."""
-        steps: list[int] = []
-        for step, frame in enumerate(frames):
-            here = self.track.strength[frame.index] > 0
-            if self._asked is not None and not self._asked[outputs[step]]:
-                here = False
-            cut = bool(steps) and (
-                self.track.shots[frame.index] != self.track.shots[frames[steps[-1]].index]
-            )
-            if steps and (not here or cut or len(steps) == self.session.window):
-                yield steps
-                steps = []
-            if here:
-                steps.append(step)
-        if steps:
-            yield steps
+    track = replace(part.whole, sar=float(clip.sar))
+    template = engine.template(track)
+    study = learnt.studies.get(learnt.people.persons[part.number])
+    return Mouth(
+        track=replace(part.drawn, sar=float(clip.sar)),
+        template=template,
+        matrices=align.fit(track.points, template, float(clip.sar)),
+        session=engine.start(speech=speech, track=track, study=study, settings=settings),
+        asked=asked,
+    )
 
 
 class Studies:
@@ -537,19 +471,6 @@ class Studies:
         if study is not None:
             self._open[person] = study
         return study
-
-
-def _drawn(frames: Iterable[Frame], mouths: Sequence[_Mouth]) -> Iterator[tuple[Frame, bool]]:
-    """Every output frame with its new mouths, and whether it has any."""
-    size = max(mouth.session.window for mouth in mouths)
-    rest, row = iter(frames), 0
-    while window := list(islice(rest, size)):
-        drawn = list(window)
-        for mouth in mouths:
-            mouth.draw(drawn, range(row, row + len(window)))
-        for old, new in zip(window, drawn, strict=True):
-            yield new, new is not old
-        row += len(window)
 
 
 def _encoding(settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import queue
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -369,7 +368,7 @@ def prefetch(
     idle: Callable[[], object] | None = None,
     stop: threading.Event | None = None,
 ) -> Generator[T, None, None]:
-    """The same items, made ahead of time in a thread, at most ``depth`` of them waiting.
+    """The same items, made ahead of time in a thread, at most ``depth`` of them waiting or in the making.
 
     An exception in the thread is raised here; leaving early stops the thread and closes what it
     was reading. ``idle`` is called several times a second while there is nothing to hand out; it
@@ -379,34 +378,35 @@ def prefetch(
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
     done = object()
-    items: queue.Queue[Any] = queue.Queue(maxsize=depth)
+    items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    room = threading.Semaphore(depth)
     stop = stop or threading.Event()
     failure: list[BaseException] = []
 
-    def put(item: Any) -> bool:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                items.put(item, timeout=0.1)
-                return True
-        return False
+    def wanted() -> bool:
+        room.acquire()
+        return not stop.is_set()
 
     def work() -> None:
+        if stop.is_set():
+            return
         source = iter(iterable)
         try:
-            for item in source:
-                if not put(item):
-                    break
+            while wanted() and (item := next(source, done)) is not done:
+                items.put(item)
+                # what waits here for room must not keep what was handed over
+                del item
         except BaseException as error:
             failure.append(error)
         finally:
             close = getattr(source, "close", None)
             if close is not None:
                 close()
-            put(done)
+            items.put(done)
 
     thread = threading.Thread(target=work, name="lipsync-prefetch", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while True:
             try:
                 item = items.get(timeout=None if idle is None else IDLE_SECONDS)
@@ -416,9 +416,14 @@ def prefetch(
                 continue
             if item is done:
                 break
+            room.release()
             yield item
+            del item
     finally:
         stop.set()
-        thread.join()
+        room.release()
+        # Ctrl-C may come while it starts: then it finds that it shall stop, before it reads.
+        if thread.is_alive():
+            thread.join()
     if failure:
         raise failure[0]

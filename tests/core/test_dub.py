@@ -273,7 +273,7 @@ def test_a_command_that_is_stopped_leaves_nothing_and_says_so(tmp_path, portrait
         said = running.communicate(timeout=60)[1]
     finally:
         running.kill()
-    assert running.returncode == code
+    assert running.returncode == code, said
     assert set(tmp_path.iterdir()) - before == set()
     assert ("stopped" in said) == (number == signal.SIGINT)
     assert "Traceback" not in said
@@ -433,3 +433,55 @@ def test_cancel_is_heard_inside_of_a_window(tmp_path, portrait):
         )
     assert time.monotonic() - left[0] < 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "portrait.png", "v.wav"]
+
+
+def in_turn(frames, people, *, idle=None, left=None):
+    """What ``drawn`` does, one step after the other."""
+    frames, size = list(frames), max(person.session.window for person in people)
+    for first in range(0, len(frames), size):
+        window = frames[first : first + size]
+        before = list(window)
+        for person in people:
+            for steps in person.stretches(window, first):
+                crops = person.cut([window[step] for step in steps])
+                sources = [window[step].index for step in steps]
+                made = person.session.render(crops, sources, [first + step for step in steps])
+                for at, step in enumerate(steps):
+                    given = crops[at], made.crops[at], made.masks[at]
+                    window[step] = person.paste(window[step], *given)
+        for old, new in zip(before, window, strict=True):
+            yield new, new is not old
+
+
+@pytest.mark.parametrize("engine", ["draft", "latentsync-tiny"])
+def test_a_dub_is_the_same_to_the_bit_as_one_step_after_the_other(
+    engine, tmp_path, portrait, monkeypatch
+):
+    from lipsync_core import engines, mouths
+
+    if (absent := next(row for row in engines.ENGINES if row.name == engine).missing()) is not None:
+        pytest.skip(absent)
+    # so near that the crops of the two reach into each other
+    near = np.hstack([portrait[:, 50:190], portrait[:, 70:210][:, ::-1]])
+    clip = film(tmp_path / "c.mp4", moving(near, 24, hidden=range(20, 22)))
+    voice = speech(tmp_path / "v.wav", 1.2)
+    seen = []
+    for name, way in (("together", mouths.drawn), ("in turn", in_turn)):
+        monkeypatch.setattr(mouths, "drawn", way)
+        (result,) = dub(
+            clip,
+            voice,
+            tmp_path / f"{name}.mkv",
+            engine=engine,
+            detector="cascade",
+            face="all",
+            device="cpu",
+            preset="preview,steps=1,window=6,overlap=2,call=8",
+            **LOSSLESS,
+        )
+        assert result.faces == 2
+        assert result.painted > 15
+        seen.append((result.painted, watch(result.output)))
+    (painted, (planes, times)), (expected, (before, moments)) = seen
+    assert (painted, times) == (expected, moments)
+    assert all(np.array_equal(*pair) for pair in zip(planes, before, strict=True))
