@@ -21,6 +21,7 @@ from .console import print_any_name
 from .errors import LipSyncError, SettingsError
 from .scoring import cli as scoring
 from .types import (
+    STRONGEST,
     DraftMode,
     LengthPolicy,
     MissingPolicy,
@@ -209,7 +210,7 @@ def dub(
         str, typer.Option(help="Diffusion engines: exact, best, balanced, cached, fast, preview.")
     ] = default("preset"),
     strength: Annotated[
-        float, typer.Option(help="Diffusion engines: how far the voice leads, 0 to 2.")
+        float, typer.Option(help=f"Diffusion engines: how far the voice leads, 0 to {STRONGEST:g}.")
     ] = default("strength"),
     silence: Annotated[
         str, typer.Option(help=f"Diffusion engines in pauses: {_named(SilencePolicy)}.")

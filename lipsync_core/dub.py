@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,6 +174,7 @@ def draw(
         choose_encoding(reader.clip, kind, **_encoding(settings))
     # Last, for it may load a large library to learn what this machine can do.
     engine = engine or engines.pick()
+    engine.check(settings)
     with _timed(clock, "faces"):
         learnt = _look(reader, engine, detect.pick(settings.detector), settings, stages)
     turns = None
@@ -516,7 +516,7 @@ def _settled(settings: Settings, choices: dict[str, Any]) -> Settings:
     from typing import get_args
 
     from .engines.latentsync.presets import preset
-    from .types import DraftMode, LengthPolicy, MissingPolicy, SilencePolicy
+    from .types import DEVICES, STRONGEST, DraftMode, LengthPolicy, MissingPolicy, SilencePolicy
 
     known = [field.name for field in fields(Settings)]
     for name in choices:
@@ -536,9 +536,15 @@ def _settled(settings: Settings, choices: dict[str, Any]) -> Settings:
             raise SettingsError(
                 f"{name.replace('_', ' ')} {value!r} means nothing; choose one of {', '.join(valid)}"
             )
-    if not 0 <= settings.strength < math.inf:
+    if not 0 <= settings.strength <= STRONGEST:
         raise SettingsError(
-            f"strength {settings.strength:g} means nothing; give 0 or more, usually 1"
+            f"strength {settings.strength:g} means nothing; give 0 to {STRONGEST:g}, usually 1"
+        )
+    kind, _, number = settings.device.partition(":")
+    numbered = number.isdecimal() or ":" not in settings.device
+    if settings.device != "auto" and not (kind in DEVICES and numbered):
+        raise SettingsError(
+            f"there is no device {settings.device!r}; use auto, cpu, cuda, cuda:1 or mps"
         )
     if settings.seed < 0:
         raise SettingsError(f"seed {settings.seed} means nothing; give 0 or more")

@@ -134,6 +134,12 @@ class FaceTrack:
         return len(self.present)
 
 
+STRONGEST = 3.0
+"""As far as ``Settings.strength`` goes; pictures burn out before that."""
+DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "mlu", "privateuseone")
+"""Kinds of devices that torch or ComfyUI name; a number may follow, as in ``cuda:1``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Every choice of a dub, with its default. Command line, Python and nodes all read it here."""

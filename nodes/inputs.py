@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..lipsync_core.types import STRONGEST
 from . import choices
 from .bridge import io, option
 
@@ -74,7 +75,7 @@ def strength(tooltip: str, **more: Any) -> Any:
         "strength",
         default=choices.default("strength"),
         min=0.0,
-        max=3.0,
+        max=STRONGEST,
         step=0.05,
         advanced=True,
         tooltip=tooltip,

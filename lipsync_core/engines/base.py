@@ -83,6 +83,9 @@ class Engine(ABC):
         """Whether this machine runs it in a time that nobody regrets; else only by name."""
         return True
 
+    def check(self, settings: Settings) -> None:  # noqa: B027 - most have nothing to refuse
+        """Raises ``SettingsError`` for what it cannot follow here, before a clip is looked at; loads no network."""
+
     def study(self) -> Study | None:
         """A fresh collector for one person, or None if the engine needs no look ahead."""
         return None

@@ -1,6 +1,8 @@
 """Bad input gets one clear line and exit code 2, within seconds, and leaves nothing behind."""
 
 import os
+import subprocess
+import sys
 import time
 import wave
 from fractions import Fraction
@@ -278,6 +280,9 @@ def test_the_time_option_reads_clock_times_exactly():
         (("--pixel-format", "gray16le"), "yuv420p"),
         (("--seed", "-1"), "seed"),
         (("--strength", "nan"), "strength"),
+        (("--strength", "3.1"), "0 to 3"),
+        (("--engine", "draft", "--device", "banana"), "cuda"),
+        (("--engine", "draft", "--device", "cuda:x"), "cuda"),
         (("--preset", "swift"), "fast"),
     ],
 )
@@ -288,6 +293,50 @@ def test_settings_that_nothing_can_follow_are_refused_before_the_work(
 
     monkeypatch.setattr(detect, "pick", lambda name: pytest.fail("the long work began"))
     refused(run, tmp_path, clip, voice, "-o", tmp_path / "o.mp4", *options, says=[names])
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--device", "cuda:99"), "cuda"),
+        (("--device", "mlu"), "cpu"),
+        (("--preset", "fast,window=4"), "overlap"),
+    ],
+)
+def test_what_an_engine_cannot_follow_is_refused_before_the_clip_is_looked_at(
+    run, tmp_path, clip, voice, options, names, monkeypatch
+):
+    from lipsync_core import engines
+
+    if engines.LATENTSYNC[0].missing() is not None:
+        pytest.skip("needs torch and diffusers")
+    # the package's own ``dub`` is the function
+    module = sys.modules["lipsync_core.dub"]
+    monkeypatch.setattr(module, "_look", lambda *given: pytest.fail("the clip was looked at"))
+    words = ("-o", tmp_path / "o.mp4", "--engine", "latentsync-tiny", *options)
+    refused(run, tmp_path, clip, voice, *words, says=[names])
+
+
+def test_a_device_is_refused_without_torch(tmp_path, clip, voice):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from lipsync_core import dub\n"
+        "dub(*sys.argv[1:], engine='draft', device='banana')"
+    )
+    words = [sys.executable, "-c", code, clip, voice, tmp_path / "o.mp4"]
+    said = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False).stderr
+    assert "SettingsError" in said
+    assert "'banana'" in said
+
+
+def test_the_help_tells_the_range_of_strength_that_is_checked():
+    import inspect
+    from typing import get_args
+
+    from lipsync_core.types import STRONGEST
+
+    option = get_args(inspect.get_annotations(cli.dub, eval_str=True)["strength"])[1]
+    assert option.help.endswith(f"0 to {STRONGEST:g}.")
 
 
 def test_what_the_voice_lacks_is_said_before_an_engine_is_looked_for(

@@ -139,6 +139,12 @@ class LatentSync(Engine):
             return False
         return torch.cuda.is_available() or torch.backends.mps.is_available()
 
+    def check(self, settings: Settings) -> None:
+        """Refuses a device that is not here, and a preset that this device cannot follow."""
+        from .presets import preset
+
+        preset(settings.preset, pick_device(settings.device).type)
+
     def close(self) -> None:
         """Lets go of all networks and of what was kept of the last clip."""
         self._nets.clear()
@@ -301,6 +307,8 @@ def pick_device(name: str) -> torch.device:
     here = {"cuda": torch.cuda.is_available(), "mps": metal, "cpu": True}
     if not here.get(device.type, False):
         raise SettingsError(f"{name} is not available on this machine; use --device cpu or auto")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise SettingsError(f"there is no {name}: this machine has {count}, counted from cuda:0")
     return device
 
 

@@ -35,6 +35,10 @@ class Hosted(LatentSync):
         """Nothing: the networks are here."""
         return None
 
+    def check(self, settings: Settings) -> None:
+        """As ``LatentSync.check``; the device is where the networks are."""
+        self.row(settings, next(self.unet.parameters()).device.type)
+
     def tuned(self, *, batch: int = 0, **changes: Any) -> Hosted:
         """The same networks with fields of the preset replaced; ``batch`` windows at once, 0 for what fits."""
         other = copy.copy(self)

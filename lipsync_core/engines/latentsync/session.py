@@ -12,6 +12,7 @@ import numpy as np
 
 from ...audio.windows import window_steps
 from ...errors import SettingsError
+from ...types import STRONGEST
 from ..base import Rendered, Session
 from . import region
 from .heed import heeding
@@ -37,8 +38,6 @@ INAUDIBLE = -4.0
 """Log10 mel power of a tone at about -60 dBFS: below it is no speech, however quiet the rest."""
 SHORTEST = Fraction(1, 5)
 """Seconds that a pause must last to count as silence."""
-STRONGEST = 3.0
-"""As far as the voice may lead; pictures burn out before that."""
 EASE = 3
 """Frames over which a mouth that is kept in silence comes and goes."""
 LEAP = 3

@@ -101,6 +101,10 @@ def test_a_row_says_what_it_is(engine):
     assert pick(engine.name) is engine
 
 
+def test_the_defaults_can_be_followed(engine):
+    engine.check(Settings())
+
+
 def test_names_are_unique_and_unknown_ones_are_refused():
     names = [engine.name for engine in ENGINES]
     assert len(set(names)) == len(names)
