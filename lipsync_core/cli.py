@@ -424,8 +424,8 @@ def models_verify(
                     raise LipSyncError(
                         f"{one.row.title} is not here; run: lipsync models download {one.row.name}"
                     )
-                files.verify(one.path, one.row, stages(one.row.name))
-                typer.echo(f"{one.row.name}: as published, {one.path}")
+                found = files.verify(one.path, one.row, stages(one.row.name))
+                typer.echo(f"{one.row.name}: {found}, {one.path}")
             except LipSyncError as error:
                 wrong.append(one.row.name)
                 typer.echo(f"{one.row.name}: {error}")

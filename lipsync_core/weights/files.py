@@ -128,26 +128,27 @@ def home(row: Entry, folder: Path | str | None = None) -> Path:
     return Path(base).expanduser() / row.folder / row.saved_as
 
 
-def verify(path: Path, row: Entry, progress: Progress | None = None) -> None:
+def verify(path: Path, row: Entry, progress: Progress | None = None) -> str:
     """Raises ``WeightsError`` unless ``path`` is, byte for byte, what ``row`` says. Reads it whole.
 
-    Of a file that ``convert`` made, or that holds the same weights in another layout, only the
-    tensors are looked at.
+    Of a file that ``convert`` made, or that holds the same weights in another layout, only names and
+    shapes of its tensors are looked at. What was compared comes back, in words for people.
     """
     if not _published_form(path, row):
         from . import tensors
 
-        tensors.require(path, row.kind)
-        return
+        held = tensors.require(path, row.kind)
+        return f"tensors of {held.title}, whose values were not compared with the published file's"
     _check_size(path, row)
     if row.sha256 is None:
-        return
+        return "of the published size, with no SHA-256 known to compare"
     found = _sha256(path, progress)
     if found != row.sha256:
         raise WeightsError(
             f"{path} is not {row.title}: its SHA-256 begins {found[:12]} where {row.sha256[:12]} was "
             f"expected; delete it and run: lipsync models download {row.name}"
         )
+    return "as published"
 
 
 def _published_form(path: Path, row: Entry) -> bool:

@@ -195,7 +195,8 @@ def test_offline_says_which_file_from_where_to_where_in_seconds(place, row, monk
 def test_verify_tells_truncated_from_exchanged(tmp_path, row):
     path = tmp_path / "small.bin"
     path.write_bytes(CONTENT)
-    files.verify(path, row)
+    assert files.verify(path, row) == "as published"
+    assert "size" in files.verify(path, replace(row, sha256=None))
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(WeightsError, match="4,194,303 bytes where A small file has 4,194,304"):
         files.verify(path, row)
@@ -221,9 +222,32 @@ def test_a_converted_file_is_verified_by_its_tensors(tmp_path, row):
     names = ("netcnnaud.0.weight", "netcnnlip.0.weight")
     path = tmp_path / "small.safetensors"
     numpy.save_file({name: np.zeros(3, np.float16) for name in names}, path)
-    files.verify(path, replace(row, kind="syncnet-v2"))
+    compared = files.verify(path, replace(row, kind="syncnet-v2"))
+    assert compared.startswith("tensors of SyncNet v2, whose values were not compared")
     with pytest.raises(WeightsError, match="SyncNet v2 where TAESD is needed"):
         files.verify(path, replace(row, kind="taesd"))
+
+
+def test_the_command_says_what_of_a_converted_file_was_compared(place, row, monkeypatch, capsys):
+    numpy = pytest.importorskip("safetensors.numpy")
+    import numpy as np
+
+    from lipsync_core import cli
+
+    for module in (catalog, files):
+        monkeypatch.setattr(module, "CATALOG", (replace(row, kind="syncnet-v2"),))
+    names = ("netcnnaud.0.weight", "netcnnlip.0.weight")
+    (place / "lipsync").mkdir(parents=True)
+    path = place / "lipsync" / "small.safetensors"
+    numpy.save_file({name: np.zeros(3, np.float16) for name in names}, path)
+    monkeypatch.setattr("sys.argv", ["lipsync", "models", "verify"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "as published" not in said
+    assert "not compared" in said
+    assert str(path) in said
 
 
 def test_folders_in_order_and_by_kind(place, row, tmp_path):
