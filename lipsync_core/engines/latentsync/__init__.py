@@ -133,10 +133,10 @@ class LatentSync(Engine):
     def is_practical(self) -> bool:
         """Only with an accelerator: a processor takes minutes for a second of video. The tiny one never
         takes the place of an engine that knows real faces."""
-        import torch
-
         if self.release is TINY:
             return False
+        import torch
+
         return torch.cuda.is_available() or torch.backends.mps.is_available()
 
     def check(self, settings: Settings) -> None:

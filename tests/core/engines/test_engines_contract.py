@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -154,3 +155,10 @@ def test_the_list_is_read_without_torch():
     code = "import sys, lipsync_core.engines; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_auto_loads_torch_for_no_engine_that_it_cannot_take(tmp_path):
+    code = "import sys, lipsync_core.engines as e; e.pick(); sys.exit('torch' in sys.modules)"
+    # nothing but what comes along is ready
+    bare = {**os.environ, "LIPSYNC_MODELS": str(tmp_path), "HOME": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], env=bare, check=False).returncode == 0
