@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -94,8 +95,8 @@ def _pyav() -> Finding:
     found = _version("av")
     if found is None:
         return Finding(part=part, state="broken", found="not installed", remedy="pip install av")
-    version = tuple(int(number) for number in found.split()[1].split(".")[:2])
-    if version < OLDEST_PYAV:
+    version = re.match(r"(\d+)\.(\d+)", found.split()[1])
+    if version is not None and tuple(map(int, version.groups())) < OLDEST_PYAV:
         return Finding(
             part=part,
             state="optional",

@@ -135,7 +135,7 @@ class FaceTrack:
 
 
 STRONGEST = 3.0
-"""As far as ``Settings.strength`` goes; pictures burn out before that."""
+"""As far as ``Settings.strength`` goes."""
 DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "mlu", "privateuseone")
 """Kinds of devices that torch or ComfyUI name; a number may follow, as in ``cuda:1``."""
 

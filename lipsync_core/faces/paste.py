@@ -68,14 +68,13 @@ def paste(
     alpha = _warped(
         mask[rows, columns], inner, size, enlarged, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT
     )
+    if original is not None or match_colour:
+        source = picture.region(x0, y0, x1, y1).astype(np.float32)
     if original is not None:
         # What is the same is the source itself, never resampled.
         same = _warped(same, inner, size, 1.0, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-        cv2.accumulateProduct(
-            picture.region(x0, y0, x1, y1).astype(np.float32), cv2.merge([same] * 3), painted
-        )
+        cv2.accumulateProduct(source, cv2.merge([same] * 3), painted)
     if match_colour:
-        source = picture.region(x0, y0, x1, y1).astype(np.float32)
         painted += _light(source, painted, alpha)
     if strength < 1:
         alpha *= np.float32(strength)

@@ -180,7 +180,7 @@ def _reason(error: BaseException) -> str:
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     for stream in container.streams.video:
-        if not _is_cover(stream, container):
+        if not _is_cover(stream):
             break
     else:
         kinds = sorted({stream.type for stream in container.streams})
@@ -192,16 +192,11 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def _is_cover(stream: VideoStream, container: InputContainer) -> bool:
+def _is_cover(stream: VideoStream) -> bool:
     """Whether this is the picture on the cover of a piece of music."""
-    disposition = getattr(stream, "disposition", None)
-    if disposition is not None:
-        attached_pic = 0x0400
-        # A number in some versions, flags that are none in others.
-        return bool(getattr(disposition, "value", disposition) & attached_pic)
-    # PyAV before 14 does not tell; a cover is a photo that has no rate.
-    photo = stream.codec_context is not None and stream.codec_context.name in ("mjpeg", "png")
-    return photo and bool(container.streams.audio) and not stream.average_rate
+    attached_pic = 0x0400
+    # A number in some versions, flags that are none in others.
+    return bool(getattr(stream.disposition, "value", stream.disposition) & attached_pic)
 
 
 def _check_size(path: Path, width: int, height: int) -> None:

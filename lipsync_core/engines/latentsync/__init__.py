@@ -316,14 +316,11 @@ def dtypes_for(device: torch.device, row: Preset) -> tuple[torch.dtype, torch.dt
     """Of the denoiser and of the VAE, whose eight bits of bfloat16 would show as bands."""
     import torch
 
+    from ...models.dense import multiplies_bfloat16
+
     if device.type == "cuda":
         return torch.float16, torch.float16
-    # only where the processor multiplies it itself; elsewhere it is slower than float32
-    native = [
-        getattr(torch.cpu, name, bool)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    ]
-    if device.type == "cpu" and row.name != "exact" and any(native):
+    if device.type == "cpu" and row.name != "exact" and multiplies_bfloat16():
         return torch.bfloat16, torch.float32
     return torch.float32, torch.float32
 

@@ -127,8 +127,8 @@ def preset(words: str, device: str) -> Preset:
         name = "fast" if device == "cpu" else "best"
     for row in PRESETS:
         if row.name == name:
-            if device == "cuda":
-                row = replace(row, call=max(row.call, TOGETHER * WINDOW if not row.overlap else 0))
+            if device == "cuda" and not row.overlap:
+                row = replace(row, call=max(row.call, TOGETHER * WINDOW))
             return row.changed(**dict(_switch(switch) for switch in switches))
     known = ", ".join(["auto", *(row.name for row in PRESETS)])
     raise SettingsError(f"there is no preset {name!r}; choose one of {known}")

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from lipsync_core.engines.draft.speech import VOICE
+from lipsync_core.models.dense import multiplies_bfloat16
 from lipsync_core.models.mouth import Mouth
 
 from .augment import Corpus, example
@@ -117,12 +118,6 @@ def write(model: Mouth, path: Path, dilations: list[int]) -> None:
     fresh = path.with_name(path.name + ".part")
     save_file(tensors, fresh)
     fresh.replace(path)
-
-
-def multiplies_bfloat16() -> bool:
-    """The processor has products in bfloat16; without them they take ten times as long as in float32."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def _batches(data: Examples, recipe: dict[str, Any], workers: int) -> Iterator[list[Tensor]]:
