@@ -39,6 +39,9 @@ CRF = {"libx264": 18, "libx265": 18, "libvpx-vp9": 20, "libsvtav1": 20, "libaom-
 """Visually the same as the source; x264's own default of 23 is not."""
 _WORST_CRF = {"libx264": 51, "libx265": 51, "libvpx-vp9": 63, "libsvtav1": 63, "libaom-av1": 63}
 X264_PRESET = "veryfast"
+X264_PARTS = "i8x8,i4x4"
+"""Blocks that x264 tries. Without smaller ones between pictures it takes four fifths of the time, for 0 to 2 %
+more bytes and .04 to .17 dB less (five clips, from 524x524 to 1080x1920)."""
 X265_PRESET = "veryfast"
 ENCODER_THREADS = 8
 """More threads only add pictures in flight, that is memory."""
@@ -531,6 +534,7 @@ def _options(clip: Clip, codec: str, crf: int | None) -> dict[str, str]:
         log.warning("crf does not apply to %s and is left out", codec)
     if codec == "libx264":
         options["preset"] = X264_PRESET
+        options["x264-params"] = f"partitions={X264_PARTS}"
     elif codec == "libx265":
         options["preset"] = X265_PRESET
         options["x265-params"] = ":".join(["log-level=error", *_hdr_params(clip)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
@@ -145,19 +146,24 @@ def _window(crop: np.ndarray, middle: np.ndarray, unit: float) -> _Window:
 def _seam(cost: np.ndarray, *, step: float = 1.5) -> np.ndarray:
     """Cheapest left-to-right path through ``(h, w)``, one row per column."""
     height, width = cost.shape
-    total = cost[:, 0]
-    came = np.zeros((width, height), np.int8)
+    # One row more on both sides, which no path takes.
+    totals = np.full((width, height + 2), np.inf, np.float32)
+    totals[0, 1:-1] = cost[:, 0]
+    columns = np.ascontiguousarray(cost.T)
+    beside = np.empty(height, np.float32)
     pay = np.float32(step)
-    for x in range(1, width):
-        below = np.concatenate([total[1:], [np.inf]]).astype(np.float32) + pay
-        above = np.concatenate([[np.inf], total[:-1]]).astype(np.float32) + pay
-        best = np.minimum(np.minimum(below, above), total)
-        came[x] = np.where(best == total, 0, np.where(best == below, 1, -1))
-        total = best + cost[:, x]
+    for before, after, column in zip(totals[:-1], totals[1:, 1:-1], columns[1:], strict=True):
+        np.minimum(before[2:], before[:-2], out=beside)
+        np.add(beside, pay, out=beside)
+        np.minimum(beside, before[1:-1], out=beside)
+        np.add(beside, column, out=after)
     path = np.empty(width, np.int64)
-    path[-1] = int(np.argmin(total))
-    for x in range(width - 1, 0, -1):
-        path[x - 1] = path[x] + came[x, path[x]]
+    row = path[-1] = int(np.argmin(totals[-1])) - 1
+    for x in range(width - 2, -1, -1):
+        above, level, below = totals[x, row : row + 3].tolist()
+        if min(above, below) + step < level:
+            row += 1 if below <= above else -1
+        path[x] = row
     return path.astype(np.float32)
 
 
@@ -170,9 +176,9 @@ def _redness(
     follows painted, dark and tinted faces; brightness counts half.
     """
     height, width = lab.shape[:2]
-    ys, xs = np.mgrid[:height, :width].astype(np.float32)
-    dx = (xs - middle[0]) / WORK_UNIT
-    dy = (ys - middle[1] - slope * (xs - middle[0])) / WORK_UNIT
+    xs = np.arange(width, dtype=np.float32) - np.float32(middle[0])
+    ys = np.arange(height, dtype=np.float32)[:, None] - np.float32(middle[1])
+    dx, dy = xs / WORK_UNIT, (ys - np.float32(slope) * xs) / WORK_UNIT
     features = cv2.GaussianBlur(lab, (0, 0), 1.2) * np.array([0.5, 1, 1], np.float32)
     reach = half / WORK_UNIT
     mouth = (dx / (reach * 0.85)) ** 2 + ((dy - 0.03) / 0.16) ** 2 < 1
@@ -306,7 +312,7 @@ def _corners(
         ahead = x
         # A line may be faint for a while and go on: a shut mouth opened on one side of that is a smirk.
         while (last - ahead) * direction > 0:
-            found = evidence[int(np.clip(round(ahead), 0, width - 1))]
+            found = float(evidence[min(max(round(ahead), 0), width - 1)])
             if found <= _FAINT * limit:
                 break
             ahead += direction
@@ -547,26 +553,43 @@ def _edge(crop: np.ndarray, centre: tuple[float, float], unit: float, turn: floa
     return (found * unit).astype(np.float32)
 
 
+def _within(low: float, high: float) -> slice:
+    return slice(math.floor(round(low * WORK_UNIT, 6)) + 1, math.ceil(round(high * WORK_UNIT, 6)))
+
+
+def _columns(low: float, high: float) -> slice:
+    """Those of the searched window between two distances from its middle, in units; neither is in."""
+    return _within(_LEFT + low, _LEFT + high)
+
+
+def _rows(low: float, high: float) -> slice:
+    """As ``_columns``."""
+    return _within(_ABOVE + low, _ABOVE + high)
+
+
 def _colours(
     crop: np.ndarray, view: _Window, red: np.ndarray, upper: np.ndarray, lower: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Skin, lip, black and white as this picture shows them."""
-    height, width = red.shape
-    ys, xs = np.mgrid[:height, :width].astype(np.float32)
     rgb = np.clip(cv2.cvtColor(view.lab, cv2.COLOR_LAB2RGB), 0, 1) * 255
-    x = (xs - _LEFT * WORK_UNIT) / WORK_UNIT
-    y = (ys - _ABOVE * WORK_UNIT) / WORK_UNIT
-    cheeks = (np.abs(x) > 0.25) & (np.abs(x) < 0.5) & (y > -0.42) & (y < -0.05)
-    skin = np.median(rgb[cheeks], axis=0)
-    near = (ys < upper - 2) & (ys > upper - 9) | (ys > lower + 2) & (ys < lower + 12)
-    lips = near & (np.abs(x) < 0.25)
-    strong = lips & (red >= np.quantile(red[lips], 0.5))
-    lip = np.median(rgb[strong], axis=0)
-    around = rgb[np.abs(x) < 0.55]
-    bright = around[around.sum(1) >= np.quantile(around.sum(1), 0.95)]
-    high = np.median(bright, axis=0)
-    inside = rgb[(np.abs(x) < 0.30) & (np.abs(y) < 0.40)]
-    dark = np.median(inside[inside.sum(1) <= np.quantile(inside.sum(1), 0.01)], axis=0)
+    beside = rgb[_rows(-0.42, -0.05)]
+    cheeks = [
+        beside[:, columns].reshape(-1, 3)
+        for columns in (_columns(-0.5, -0.25), _columns(0.25, 0.5))
+    ]
+    skin = np.median(np.concatenate(cheeks), axis=0)
+    middle = _columns(-0.25, 0.25)
+    ys = np.arange(red.shape[0])[:, None]
+    above, below = upper[middle], lower[middle]
+    lips = (ys < above - 2) & (ys > above - 9) | (ys > below + 2) & (ys < below + 12)
+    red = red[:, middle][lips]
+    lip = np.median(rgb[:, middle][lips][red >= np.quantile(red, 0.5)], axis=0)
+    around = rgb[:, _columns(-0.55, 0.55)].reshape(-1, 3)
+    bright = around.sum(1)
+    high = np.median(around[bright >= np.quantile(bright, 0.95)], axis=0)
+    inside = rgb[_rows(-0.40, 0.40), _columns(-0.30, 0.30)].reshape(-1, 3)
+    bright = inside.sum(1)
+    dark = np.median(inside[bright <= np.quantile(bright, 0.01)], axis=0)
     # Highlights keep some of the skin's hue; part of it is taken out.
     light = float(high.max()) * (0.4 + 0.6 * high / max(float(high.max()), 1))
     skin, lip, dark, light = np.array([skin, lip, dark, light], np.float32)

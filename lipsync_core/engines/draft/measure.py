@@ -6,6 +6,8 @@ both together .95 (.87-.99); shut mouths are told from open ones with an area un
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -200,13 +202,15 @@ def measure_all(views: np.ndarray, poses: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     order = np.argsort(poses[:, 0], kind="stable")
     references = order[np.unique(((np.arange(5) + 0.5) / 5 * len(order)).astype(int))]
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     columns, rows = np.meshgrid(
         np.arange(VIEW[1], dtype=np.float32), np.arange(VIEW[0], dtype=np.float32)
     )
     readings = np.zeros((len(references), len(views), 2))
     trust = np.zeros((len(references), len(views), 1))
-    for number, reference in enumerate(views[references]):
+
+    def read(number: int) -> None:
+        reference = views[references[number]]
+        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         for frame, view in enumerate(views):
             change = flow.calc(reference, view, None)
             readings[number, frame] = mouth_change(change)
@@ -215,6 +219,9 @@ def measure_all(views: np.ndarray, poses: np.ndarray) -> tuple[np.ndarray, np.nd
             )
             wrong = cv2.absdiff(carried, reference)[16:64, 20:76].mean()
             trust[number, frame] = 1.0 / (wrong + 1.0) ** 2
+
+    with ThreadPoolExecutor(min(len(references), os.cpu_count() or 1)) as threads:
+        list(threads.map(read, range(len(references))))
     # Readings are known up to one constant for each reference; consensus and constants in turn.
     zeros = -np.median(readings, axis=1, keepdims=True)
     for _ in range(20):
