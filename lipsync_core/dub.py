@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FaceError, SettingsError
+from .threads import opencv_in_one
 from .types import Progress, Settings, Stages
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def draw(
     # Last, for it may load a large library to learn what this machine can do.
     engine = engine or engines.pick()
     engine.check(settings)
-    with _timed(clock, "faces"):
+    with _timed(clock, "faces"), opencv_in_one():
         learnt = _look(reader, engine, detect.pick(settings.detector), settings, stages)
     turns = None
     if settings.speaker is not None and learnt.people.tracks:
@@ -192,7 +193,7 @@ def draw(
     for spoken, sound, path in jobs:
         name = "dub" if len(jobs) == 1 else f"dub {spoken[0].path.stem}"
         own = dict(clock)
-        with _timed(own, "dub"):
+        with _timed(own, "dub"), opencv_in_one():
             result, drawn = _speak(
                 reader, learnt, turns, spoken, sound, path, engine, settings, only, stages(name)
             )
