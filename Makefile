@@ -4,6 +4,8 @@ VENV ?= .venv
 # Installed for the networks' tests when the machine has no torch; from PyTorch's CPU index where it can be reached.
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Processes that share the tests, a file at a time.
+JOBS ?= 2
 
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
@@ -18,7 +20,7 @@ demo: $(VENV)/.core
 	$(BIN)/lipsync demo -o out/demo.mp4 --overwrite
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .

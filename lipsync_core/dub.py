@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FaceError, SettingsError
-from .threads import opencv_in_one
+from .process import give_back, opencv_in_one
 from .types import Progress, Settings, Stages
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ STUDIES = 4
 PREVIEW_SIDE = 384
 """Longer side in pixels of the pictures handed to `progress`, one every so many frames."""
 PREVIEW_EVERY = 8
+GIVE_BACK_EVERY = 100
+"""Frames after which unused memory goes back to the system."""
 LEARNT = 1
 """Changes when what is kept of a clip changes its meaning."""
 
@@ -305,6 +307,7 @@ def _speak(
     mouths = [
         _mouth(part, learnt, engine, speeches[part.voice], clip, settings, asked) for part in parts
     ]
+    give_back()
     painted = 0
     left = threading.Event()
     heed = leaving(left)
@@ -334,6 +337,8 @@ def _speak(
                 painted += is_new
                 preview = frame.reduced(PREVIEW_SIDE) if row % PREVIEW_EVERY == 0 else None
                 row += 1
+                if row % GIVE_BACK_EVERY == 0:
+                    give_back()
                 progress(row, plan.frame_count, preview)
     done = Dubbed(
         output=path,

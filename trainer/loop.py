@@ -151,6 +151,7 @@ class _Run:
             while not position.ended:
                 figures, stop, wish = self._step(batches)
                 self._log(figures)
+                stepped = time.perf_counter()
                 full = position.stage_step >= self.stage.steps
                 ends = full or wish
                 # a wish is a step old and was validated then
@@ -162,6 +163,8 @@ class _Run:
                     self._end_stage()
                 if ends or stop or _due(run.save_every, position.step):
                     self._save()
+                # steps a second are of steps alone, or the first ones after a look would seem endless
+                self.began += time.perf_counter() - stepped
                 if stop and not self._finished:
                     raise Stopped(
                         f"stopped at step {position.step}, a state is saved; to go on: "

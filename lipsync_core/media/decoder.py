@@ -312,7 +312,7 @@ class Session:
 
         self.container = open_media(self.path)
         try:
-            self.stream = _video_stream(self.container, self.path)
+            self.stream: Any = _video_stream(self.container, self.path)
             context = self.stream.codec_context
             _check_size(self.path, context.width, context.height)
             self._use(context, own=False)
@@ -340,7 +340,8 @@ class Session:
         """Decodes with ``context`` from now on; ``own``: it is not the container's."""
         import av
 
-        self._context, self._own = context, own
+        self._context: Any = context
+        self._own = own
         with suppress(av.error.FFmpegError, RuntimeError, AttributeError):
             context.thread_count = min(os.cpu_count() or 1, DECODER_THREADS)
             context.thread_type = "AUTO"
@@ -358,6 +359,8 @@ class Session:
 
     def close(self) -> None:
         self.container.close()
+        # A decoder keeps its last pictures, 60 MB of 1080p, for as long as somebody names it.
+        self.stream = self._context = self._reformatter = None
 
     def rewind(self) -> None:
         """Back to the very beginning, whatever the container thinks of seeking."""

@@ -265,6 +265,8 @@ def test_a_command_that_is_stopped_leaves_nothing_and_says_so(tmp_path, portrait
         env={**os.environ, "LIPSYNC_CACHE": str(tmp_path / "cache")},
         stderr=subprocess.PIPE,
         text=True,
+        # what a shell starts in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while running.poll() is None and not set(tmp_path.iterdir()) - before:

@@ -19,7 +19,7 @@ from .measure import VIEW, VIEW_BOX, VIEW_UNIT, pose_distance, pose_of
 from .units import OWN, PARTED, Cast, Search, aim_of
 from .warp import Bend, Warper, nudge
 
-_LOOK_AHEAD = 8
+_LOOK_AHEAD = 10
 _MORPH = 0.33
 """Share of the other side in the two frames at a join."""
 _GAP = 1.6
@@ -124,7 +124,7 @@ class UnitSession(Session):
     """Speaks with mouths taken from other frames of the clip."""
 
     mode = "units"
-    window = 16
+    window = 8
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
-"""OpenCV's threads while a clip is dubbed, and after."""
+"""OpenCV's threads while a clip is dubbed and after, and memory that goes back."""
 
 import wave
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from lipsync_core import dub
 from lipsync_core.errors import FaceError
-from lipsync_core.threads import opencv_in_one
+from lipsync_core.process import _trim, give_back, opencv_in_one
 
 
 @pytest.fixture
@@ -45,3 +46,17 @@ def test_a_dub_without_a_face_gives_them_back(three, tmp_path, monkeypatch):
         dub(clip, voice, tmp_path / "o.mp4", detector="cascade", engine="draft", stages=stages)
     assert ("faces", 1) in seen
     assert cv2.getNumThreads() == 3
+
+
+@pytest.mark.skipif(_trim() is None, reason="this C library cannot give memory back")
+def test_holes_between_blocks_in_use_go_back():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    # one small block in use between each two large ones, all too small to be mapped on their own
+    blocks = [bytearray(size) for _ in range(1500) for size in (100_000, 500)]
+    full = resident()
+    del blocks[::2]
+    give_back()
+    assert resident() < full - 100
+    assert len(blocks) == 1500
