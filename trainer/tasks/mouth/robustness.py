@@ -65,7 +65,7 @@ def not_speech(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def _noisy(rows: np.ndarray, below: float, rng: np.random.Generator) -> np.ndarray:
@@ -104,7 +104,7 @@ def held_out(net: Network, paths: list[Path]) -> None:
             true = closures(shapes[:, PRESS])[0]
             for threshold, counts in found.items():
                 guessed, firm = closures(out[:, PRESS] + speech.CLOSURE - threshold)
-                guessed = guessed[firm >= 0.5]
+                guessed = guessed[firm > 0.5]
                 guessed, inside = (e[(e > 0.2) & (e < seconds - 0.2)] for e in (guessed, true))
                 near = np.abs(guessed[:, None] - inside[None]) <= 0.05
                 counts += (near.any(1).sum() if near.size else 0, len(guessed), len(inside))
