@@ -205,7 +205,7 @@ class PairsConfig:
     """Positives and negatives of SyncNet."""
 
     positive: float = 0.5
-    """Share of pairs that belong together."""
+    """Share of pairs that belong together; in a validation it is always a half."""
     min_shift: int = 1
     """Frames by which a negative is off at least; the original takes 1, which is hardly audible."""
     other_clips: float = 0.0

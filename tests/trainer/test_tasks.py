@@ -28,6 +28,7 @@ from trainer.config import (  # noqa: E402
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    PairsConfig,
     Recipe,
     RunConfig,
     StageConfig,
@@ -475,3 +476,12 @@ def test_shards_cannot_be_heard(
 def test_an_unknown_task_names_the_nearest() -> None:
     with pytest.raises(LipSyncError, match="latentsync"):
         named("latentsyn")
+
+
+def test_half_of_the_pairs_of_a_validation_belong_together(data: Path) -> None:
+    wanted = replace(recipe("syncnet", data), pairs=PairsConfig(positive=0.0))
+    task = named("syncnet")(wanted, CPU)
+    for validation, share in ((False, 0.0), (True, 0.5)):
+        samples = task.samples(stage("syncnet"), validation=validation)
+        together = [samples[number]["together"] for number in range(40)]
+        assert abs(sum(together) / 40 - share) <= 0.2
