@@ -554,6 +554,7 @@ def _edge(crop: np.ndarray, centre: tuple[float, float], unit: float, turn: floa
 
 
 def _within(low: float, high: float) -> slice:
+    # Rounded first: .85 - .55 is a hair under .3.
     return slice(math.floor(round(low * WORK_UNIT, 6)) + 1, math.ceil(round(high * WORK_UNIT, 6)))
 
 

@@ -44,7 +44,7 @@ _SMALL_PRODUCT = 262_144
 
 CLOSURE, MAYBE, DOUBT = 0.82, 0.6, 0.05
 """Of the network's press at a peak: from which on the lips meet, from which on they come half way, and over how
-much more of it they begin to. In real speech three of four peaks of ``CLOSURE`` are closures, and two of five
+much more of it they begin to. In real speech seven of eight peaks above ``CLOSURE`` are closures, and four of seven
 between the two (RESULTS.md); one made up is worse than one that is missed."""
 CLOSED_SECONDS, CLOSING_SECONDS = 0.05, 0.018
 """How long a closure lasts at least, and the slope at its ends (sigma)."""

@@ -152,6 +152,19 @@ def test_two_peaks_of_one_closure_are_one():
     assert (firm == 1).all()
 
 
+def test_lips_come_half_way_where_a_closure_is_in_doubt():
+    raw = np.zeros((400, speech.OUTPUTS), np.float32)
+    raw[:, [OPEN, JAW, VOICE]] = 0.7
+    doubt = (speech.MAYBE + speech.DOUBT + speech.CLOSURE) / 2
+    for middle, press in ((100, 0.55), (200, doubt), (300, 1.0)):
+        raw[middle - 1 : middle + 2, PRESS] = press
+    _, firm = closures(raw[:, PRESS])
+    assert firm == pytest.approx([0.5, 1.0])
+    none, half, whole = speech.draw(raw, np.array([1.0, 2.0, 3.0]))[:, OPEN]
+    assert whole < 0.01
+    assert 0.3 * none < half < 0.8 * none
+
+
 def test_the_sentence_closes_on_its_lips(sentence):
     out = hear(Memory(sentence), frames(sentence))
     assert (out[:, PRESS] > 0.9).sum() >= 6, "photograph, my, mouth, moves, maybe, me"

@@ -65,7 +65,8 @@ def not_speech(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.75, 0.82, 0.85, 0.9)
+"""Of press at a peak."""
 
 
 def _noisy(rows: np.ndarray, below: float, rng: np.random.Generator) -> np.ndarray:
@@ -88,6 +89,7 @@ def _clean(corpus: Corpus, index: int, below: float | None) -> tuple[np.ndarray,
 def held_out(net: Network, paths: list[Path]) -> None:
     """Correlations and closures on synthetic speech: clean, under hiss, and as in training."""
     corpus = Corpus.read(*paths)
+    pooled = {threshold: np.zeros(3) for threshold in THRESHOLDS}
     for name, below in (("clean", None), ("20 dB", 20.0), ("10 dB", 10.0), ("rough", None)):
         heard, wanted = [], []
         found = {threshold: np.zeros(3) for threshold in THRESHOLDS}
@@ -98,8 +100,8 @@ def held_out(net: Network, paths: list[Path]) -> None:
             else:
                 rows, shapes = _clean(corpus, index, below)
                 out = speech.raw_shapes(rows, net)
-            heard.append(out[22:-22, : len(SHAPES)])
-            wanted.append(shapes[22:-22, : len(SHAPES)])
+            heard.append(out)
+            wanted.append(shapes)
             seconds = len(out) / 100
             true = closures(shapes[:, PRESS])[0]
             for threshold, counts in found.items():
@@ -108,13 +110,50 @@ def held_out(net: Network, paths: list[Path]) -> None:
                 guessed, inside = (e[(e > 0.2) & (e < seconds - 0.2)] for e in (guessed, true))
                 near = np.abs(guessed[:, None] - inside[None]) <= 0.05
                 counts += (near.any(1).sum() if near.size else 0, len(guessed), len(inside))
-        a, b = np.concatenate(heard), np.concatenate(wanted)
+        a, b = (
+            np.concatenate([table[22:-22, : len(SHAPES)] for table in tables])
+            for tables in (heard, wanted)
+        )
         each = (f"{n} {correlation(a[:, i], b[:, i]):.3f}" for i, n in enumerate(SHAPES))
         print(f"held out, {name}: r", " ".join(each))
         print("   closures, precision/recall:", "  ".join(
             f"at {threshold} {hits / max(guesses, 1):.2f}/{hits / max(truths, 1):.2f}"
             for threshold, (hits, guesses, truths) in found.items()
         ), f"of {found[0.5][2]:.0f}")  # fmt: skip
+        if name != "rough":
+            for threshold, counts in found.items():
+                pooled[threshold] += counts
+            _drawn(heard, wanted)
+    print("peaks of press that are closures, clean, 20 and 10 dB together:", "  ".join(
+        f"{low}-{high} {(pooled[low] - pooled.get(high, 0))[0]:.0f} of {(pooled[low] - pooled.get(high, 0))[1]:.0f}"
+        for low, high in zip(THRESHOLDS, (*THRESHOLDS[1:], 1.0), strict=True)
+    ))  # fmt: skip
+
+
+def _drawn(heard: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    """Prints what rules of closing make of ``heard``, at 25 frames a second, beside what the labels would draw."""
+    now = speech.CLOSURE, speech.MAYBE
+    try:
+        for whole, half in ((0.6, 0.6), (now[0], now[0]), now, (2.0, 2.0)):
+            errors, opening, wrong = [], [], 0
+            for out, shapes in zip(heard, wanted, strict=True):
+                moments = np.arange(len(out) // 4) / 25
+                labels = out.copy()
+                labels[:, : len(SHAPES)] = shapes
+                speech.CLOSURE, speech.MAYBE = now
+                right = speech.draw(labels, moments)
+                speech.CLOSURE, speech.MAYBE = whole, half
+                ours = speech.draw(out, moments)
+                errors.append((ours[:, OPEN] - right[:, OPEN]) ** 2)
+                shut = right[:, PRESS] > 0.5
+                opening.append(ours[shut, OPEN])
+                beside = np.convolve(shut, np.ones(3), mode="same") > 0
+                wrong += int(((ours[:, PRESS] > 0.5) & ~beside).sum())
+            print(f"   closed from {whole}, half from {half}: square error of opening "
+                  f"{np.concatenate(errors).mean():.4f}, opening at closures "
+                  f"{np.concatenate(opening).mean():.3f}, frames pressed wrongly {wrong}")  # fmt: skip
+    finally:
+        speech.CLOSURE, speech.MAYBE = now
 
 
 def main() -> None:
