@@ -321,6 +321,7 @@ def _speak(
         audio_duration=plan.audio_duration,
         overwrite=settings.overwrite,
         metadata={"comment": PROVENANCE} if settings.tag else None,
+        quick=engine.quick,
         **_encoding(settings),
     ) as writer:
         # Reading, cutting, drawing, pasting and encoding overlap, with little waiting between them.

@@ -69,13 +69,16 @@ class Mouth:
             yield steps
 
     def cut(self, frames: Sequence[Frame]) -> np.ndarray:
-        """The person's face in each of ``frames``, upright: ``(T, h, w, 3)`` uint8."""
+        """What the session looks at of the face in each of ``frames``, upright: ``(T, h, w, 3)`` uint8."""
         import numpy as np
 
         from .faces import align
 
         size = self.template.size
-        return np.stack([align.cut(frame, self.matrices[frame.index], size) for frame in frames])
+        first = int(self.session.blind * size)
+        return np.stack(
+            [align.cut(frame, self.matrices[frame.index], size, first=first) for frame in frames]
+        )
 
     def paste(self, frame: Frame, before: np.ndarray, crop: np.ndarray, mask: np.ndarray) -> Frame:
         """``frame`` with the new mouth ``crop`` in place of ``before``; itself where nothing changes."""

@@ -51,6 +51,8 @@ class Session(ABC):
     """How it draws, for reports."""
     keeps_detail: bool = False
     """Its crops lose fine detail: bring the source's back where they still show the same."""
+    blind: float = 0.0
+    """Share of a crop's rows, from above, that it neither looks at nor draws: they may hold anything."""
     window: int = 1
     """Frames per call of ``render``; the last window of a stretch may be shorter."""
     heed: Callable[[], object] = staticmethod(_go_on)
@@ -74,6 +76,8 @@ class Engine(ABC):
     name: str
     summary: str
     """One line for tables: what it is, what it costs."""
+    quick: bool = False
+    """It draws as fast as pictures are encoded: then time matters more than the size of the file."""
 
     @abstractmethod
     def missing(self) -> str | None:

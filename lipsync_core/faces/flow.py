@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -154,7 +155,10 @@ AGREEING = 0.5
 
 def unit_of(points: np.ndarray) -> float:
     """Distance from the middle of the eyes to the middle of the mouth: the ruler of a face."""
-    return float(np.hypot(*(points[3:].mean(0) - points[:2].mean(0))))
+    left, right, _, corner, other = points.tolist()
+    across = (corner[0] + other[0] - left[0] - right[0]) / 2
+    down = (corner[1] + other[1] - left[1] - right[1]) / 2
+    return math.hypot(across, down)
 
 
 def _upper_face(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -31,6 +31,7 @@ class Draft(Engine):
 
     name = "draft"
     summary = "draft: the person's own mouth re-used or warped; CPU, real time, no download"
+    quick = True
 
     def missing(self) -> str | None:
         """Nothing: it runs wherever the core does."""

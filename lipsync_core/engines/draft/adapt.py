@@ -13,6 +13,10 @@ from ...faces.templates import Template
 PATCH_BOX = (-0.85, -0.55, 0.85, 0.95)
 """Left, top, right, bottom of a lower face about the middle of the mouth, in units of the template."""
 
+BLIND = 0.24
+"""Share of a crop's rows, from above, that is never looked at: down to 1.43 units above the mouth, while the
+sharpness of a picture is told from what is up to 1.25 above the lips (``cavity.blur_of``)."""
+
 _SHARPEN = 0.04
 _CRISP = np.array(
     [[0, -_SHARPEN, 0], [-_SHARPEN, 1 + 4 * _SHARPEN, -_SHARPEN], [0, -_SHARPEN, 0]], np.float32
@@ -153,7 +157,7 @@ class Adapter:
         gain = np.clip(cv2.resize(gain, self._small), 0.6, 1.6)
         apart = np.abs(second * gain - light).max(-1)
         everywhere = cv2.resize(places, (w, h), interpolation=cv2.INTER_LINEAR)
-        drawn = _sampled(donor, everywhere, cv2.INTER_CUBIC)
+        drawn = _sampled(donor.astype(np.float32), everywhere, cv2.INTER_CUBIC)
         drawn = cv2.filter2D(drawn, -1, _CRISP, borderType=cv2.BORDER_REPLICATE)
         gain = cv2.resize(gain, (w, h), interpolation=cv2.INTER_LINEAR)
         drawn = cv2.multiply(drawn, gain, dtype=cv2.CV_8U)

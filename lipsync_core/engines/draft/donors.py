@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ...faces.align import resampled
 from ...types import Picture
 from .adapt import PATCH_BOX
 from .measure import VIEW, VIEW_BOX, Gauge, pose_of
@@ -227,6 +228,4 @@ def _cut(picture: Picture, points: np.ndarray, unit: int) -> np.ndarray:
         matrix[:, 2] += matrix[:, :2] @ (0.5 / fx - 0.5, 0.5 / fy - 0.5)
         matrix[:, 0] /= fx
         matrix[:, 1] /= fy
-    return cv2.warpAffine(
-        source, matrix, (w, h), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
+    return resampled(source, matrix, (w, h), cv2.INTER_CUBIC)

@@ -12,7 +12,7 @@ from ...faces import align
 from ...faces.templates import Template
 from ...types import FaceTrack
 from ..base import Rendered, Session
-from .adapt import Adapter, morph
+from .adapt import BLIND, Adapter, morph
 from .donors import Donors, patch_matrix
 from .lips import Lips, Tracker, find, unevenness
 from .measure import VIEW, VIEW_BOX, VIEW_UNIT, pose_distance, pose_of
@@ -125,6 +125,7 @@ class UnitSession(Session):
 
     mode = "units"
     window = 8
+    blind = BLIND
 
     def __init__(
         self,
@@ -272,6 +273,7 @@ class WarpSession(Session):
 
     mode = "warp"
     window = 8
+    blind = BLIND
 
     def __init__(
         self, shapes: np.ndarray, track: FaceTrack, template: Template, *, seed: int = 0
@@ -345,6 +347,7 @@ class NeutralSession(Session):
 
     mode = "neutral"
     window = 8
+    blind = BLIND
 
     def __init__(
         self,

@@ -73,7 +73,8 @@ class Subject:
             settings=Settings(**choices),
         )
 
-    def render(self, session: Session) -> tuple[np.ndarray, np.ndarray]:
+    def render(self, session: Session, *, spoil: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Crops and masks; ``spoil``: noise where the session says that it does not look."""
         template = self.engine.template(self.track)
         matrices = align.fit(self.track.points, template)
         crops, masks = [], []
@@ -83,6 +84,9 @@ class Subject:
             before = np.stack(
                 [align.cut(self.frames[i], matrices[i], template.size) for i in sources]
             )
+            if spoil:
+                hidden = before[:, : int(session.blind * template.size)]
+                hidden[:] = np.random.default_rng(start).integers(0, 256, hidden.shape)
             given = before.copy()
             result = session.render(given, sources, rows)
             np.testing.assert_array_equal(given, before)
@@ -134,6 +138,21 @@ def test_crops_and_masks_fit_the_input(engine, clip, points, count):
     assert np.isfinite(crops.astype(np.float64)).all()
     border = np.concatenate([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], axis=1)
     assert border.max() == 0
+
+
+@pytest.mark.parametrize(("count", "mode"), [(COUNT, "units"), (COUNT, "warp"), (1, "auto")])
+def test_what_a_session_is_blind_to_may_hold_anything(engine, clip, points, count, mode):
+    subject = Subject(engine, clip, points, count)
+    session = subject.begin(draft_mode=mode)
+    if not session.blind:
+        pytest.skip("it looks at whole crops")
+    first = int(session.blind * engine.template(subject.track).size)
+    crops, masks = subject.render(session)
+    others, other_masks = subject.render(subject.begin(draft_mode=mode), spoil=True)
+    np.testing.assert_array_equal(crops[:, first:], others[:, first:])
+    np.testing.assert_array_equal(masks, other_masks)
+    assert masks[:, :first].max() == 0
+    assert masks.max() > 0.9
 
 
 def test_two_runs_agree(engine, clip, points):

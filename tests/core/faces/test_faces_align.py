@@ -126,6 +126,17 @@ def test_cut_reads_only_its_region(as_clip, photo):
     assert (x1 - x0) * (y1 - y0) < 150**2
 
 
+def test_rows_that_are_not_wanted_stay_black(as_clip, photo):
+    frame = as_clip([photo])[0]
+    matrix = np.array([[0.9, 0.1, -40.3], [-0.1, 0.9, -20.7]])
+    whole, lower = align.cut(frame, matrix, 96), align.cut(frame, matrix, 96, first=41)
+    assert lower.shape == whole.shape
+    assert not lower[:41].any()
+    # Where a region begins rounds one sample in some thousands the other way.
+    assert np.abs(lower[41:].astype(int) - whole[41:]).max() <= 1
+    assert whole[:41].any()
+
+
 def test_region_covers_the_crop_and_stays_inside():
     matrix = np.array([[1.0, 0, -100], [0, 1.0, -50]])
     assert align.region_of(matrix, 64) == (100, 50, 164, 114)

@@ -318,6 +318,21 @@ def test_the_usual_name_of_a_codec_gets_the_quality_of_its_encoder(tmp_path, med
     assert encoding.options["crf"] == "18"
 
 
+def test_in_a_hurry_pictures_are_still_the_sources_own(tmp_path, media):
+    reader = Reader(media.make(tmp_path / "a.mkv", codec="ffv1"))
+    sizes = {}
+    for quick in (False, True):
+        target = tmp_path / f"{quick}.mp4"
+        with Writer(target, clip=reader.clip, quick=quick) as writer:
+            for frame in reader:
+                writer.write(frame, frame.time, frame.duration)
+        sizes[quick] = target.stat().st_size
+        for before, after in zip(reader, Reader(target), strict=True):
+            error = (before.luma(4096).astype(float) - after.luma(4096)) ** 2
+            assert 10 * np.log10(255**2 / max(error.mean(), 1e-9)) > 38
+    assert sizes[True] != sizes[False]
+
+
 @pytest.mark.parametrize("size", [(161, 96), (160, 97), (161, 97)])
 def test_odd_sizes(tmp_path, media, size):
     source = media.make(tmp_path / "odd.webm", width=size[0], height=size[1], codec="libvpx-vp9")
