@@ -26,6 +26,8 @@ log = logging.getLogger("lipsync.media")
 
 CACHE_BYTES = 200_000_000
 """Decoded pictures kept while a clip is read backwards."""
+NEAR = 8
+"""A picture at most so many further on, or back, is read on to rather than sought."""
 IDLE_SECONDS = 0.2
 """How often a reader that waits is asked whether it still wants to."""
 PREFETCH_DEPTH = 8
@@ -157,14 +159,15 @@ class Reader:
     def follow(self, schedule: Iterable[int]) -> Iterator[Frame]:
         """The frames with these numbers, which may repeat, jump, and run backwards.
 
-        Forwards nothing is decoded twice. Backwards goes by stretches from one key picture on, of
-        which at most ``CACHE_BYTES`` are kept.
+        Forwards nothing is decoded twice, nor what comes again right after a turn. Backwards goes by
+        stretches from one key picture on. At most ``CACHE_BYTES`` are kept for either.
         """
         session = self._open()
         cursor = _Cursor(self, session)
+        steps = np.fromiter(schedule, np.int64)
         try:
-            for index in schedule:
-                yield cursor.get(int(index))
+            for index, again in zip(steps.tolist(), _coming_again(steps, cursor.room), strict=True):
+                yield cursor.get(index, again)
         finally:
             cursor.session.close()
 
@@ -288,16 +291,24 @@ class _Cursor:
         self._kept: dict[int, Frame] = {}
         self._latest: Frame | None = None
 
-    def get(self, index: int) -> Frame:
+    @property
+    def room(self) -> int:
+        """So many pictures may be kept."""
+        return max(CACHE_BYTES // self._bytes(), 8)
+
+    def get(self, index: int, again: int) -> Frame:
+        """Frame ``index``; those from number ``again`` up to it are kept for coming back."""
         frame = self._latest
         if frame is None or frame.index != index:
             frame = self._kept.get(index)
             if frame is None:
-                frame = self._fetch(index)
+                frame = self._fetch(index, again)
             self._latest = frame
+        if index >= again:
+            self._kept[index] = frame
         return frame
 
-    def _fetch(self, index: int) -> Frame:
+    def _fetch(self, index: int, again: int) -> Frame:
         reader = self._reader
         if index < 0 or (reader.frame_count is not None and index >= reader.frame_count):
             raise MediaError(
@@ -306,14 +317,14 @@ class _Cursor:
             )
         backwards = self._run is not None and index < self._next
         if not backwards:
-            self._kept.clear()
+            for number in [number for number in self._kept if number < again]:
+                del self._kept[number]
         lowest = index
         if self._run is None or backwards or self._worth_seeking(index):
             key = self._key(index)
             self._begin(key)
             if backwards:
-                room = max(CACHE_BYTES // self._bytes(), 8)
-                lowest = max(key, index - room + 1)
+                lowest = max(key, index - self.room + 1)
                 self._kept.clear()
         return self._read_to(index, lowest)
 
@@ -347,7 +358,7 @@ class _Cursor:
         return reader._keys[place - 1] if place else 0
 
     def _worth_seeking(self, index: int) -> bool:
-        return index > self._next + 8 and self._key(index) > self._next
+        return index > self._next + NEAR and self._key(index) > self._next
 
     def _begin(self, key: int) -> None:
         self._run = self._reader._run(self.session, key)
@@ -359,6 +370,27 @@ class _Cursor:
         assert kind is not None
         area = clip.width * clip.height * np.dtype(kind.dtype).itemsize
         return max(area * (4 if kind.is_rgb or kind.alpha else 3 if not kind.log2_x else 2), 1)
+
+
+def _coming_again(steps: np.ndarray, room: int) -> list[int]:
+    """For each of ``steps`` the lowest number that is passed once more, backwards, right after the next turn.
+
+    At most ``room`` numbers below the turn; one that no picture has where there is no turn to come.
+    """
+    again = np.full(len(steps), np.iinfo(np.int64).max)
+    if not len(steps):
+        return []
+    starts = np.append(0, np.flatnonzero(np.diff(steps)) + 1)
+    values = steps[starts]
+    change = np.diff(values)
+    back = (change < 0) & (change >= -NEAR)
+    turns = np.flatnonzero(back & ~np.append(False, back[:-1]))
+    ends = np.flatnonzero(back & ~np.append(back[1:], False)) + 1
+    lowest = np.maximum(values[ends], values[turns] - room + 1)
+    next_turn = np.searchsorted(starts[turns + 1] - 1, np.arange(len(steps)))
+    ahead = next_turn < len(turns)
+    again[ahead] = lowest[next_turn[ahead]]
+    return again.tolist()
 
 
 def prefetch(

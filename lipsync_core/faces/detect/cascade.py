@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import cv2
@@ -38,11 +39,13 @@ class Cascade(Detector):
     search = 480
     patience = 0.5
 
-    def __init__(self) -> None:
+    @cached_property
+    def _cascade(self) -> LBP:
+        """Loaded when it is asked for: where a clip's faces are known already it never is."""
         from skimage.data import lbp_frontal_face_cascade_filename
         from skimage.feature import Cascade as LBP
 
-        self._cascade: LBP = LBP(lbp_frontal_face_cascade_filename())
+        return LBP(lbp_frontal_face_cascade_filename())
 
     def detect(self, rgb: np.ndarray, *, side: float | None = None) -> list[Detection]:
         gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)

@@ -94,6 +94,53 @@ def test_bounce_keeps_identity_with_little_memory(tmp_path, media, monkeypatch, 
     assert [f.index for f in Reader(path).follow(iter(schedule))] == schedule
 
 
+@pytest.mark.parametrize(
+    ("schedule", "decoded"),
+    [
+        # One second more of voice than of picture: the last pictures once more, from memory.
+        ([*range(60), *range(58, 50, -1)], 60),
+        # Slowed down to half, every picture twice.
+        ([n // 2 for n in [*range(120), *range(117, 103, -1)]], 60),
+        # More than is kept: a stretch from memory, then one from the key picture on.
+        ([*range(60), *range(58, 45, -1)], 60 + 50),
+        # To and fro over a few pictures.
+        ([*range(8), *range(6, 0, -1)] * 3, 8),
+        # A loop is no turn: nothing need be kept for it, all has to be decoded once more.
+        ([*range(60), *range(60)], 120),
+        ([], 0),
+    ],
+    ids=["a little", "slow", "far", "short", "loop", "nothing"],
+)
+def test_a_turn_decodes_nothing_twice_that_can_be_kept(
+    tmp_path, media, monkeypatch, schedule, decoded
+):
+    path = media.make(tmp_path / "clip.mp4", frame_count=60, options={"g": "60", "crf": "10"})
+    monkeypatch.setattr(reading, "CACHE_BYTES", 10 * 160 * 96 * 2)
+    reader = Reader(path)
+    count, most = 0, 0
+    run = Reader._run
+
+    def counted(*words):
+        nonlocal count
+        for one in run(*words):
+            count += 1
+            yield one
+
+    monkeypatch.setattr(Reader, "_run", counted)
+    get = reading._Cursor.get
+
+    def watched(cursor, *words):
+        nonlocal most
+        frame = get(cursor, *words)
+        most = max(most, len(cursor._kept))
+        return frame
+
+    monkeypatch.setattr(reading._Cursor, "get", watched)
+    assert media.numbers(reader.follow(schedule)) == schedule
+    assert count == decoded
+    assert most <= 20
+
+
 def test_follow_past_the_end_says_so(tmp_path, media):
     path = media.make(tmp_path / "clip.mp4", frame_count=5)
     with pytest.raises(MediaError, match="frame 9 "):
