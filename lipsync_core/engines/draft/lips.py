@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -63,7 +64,7 @@ class Lips:
     shape: np.ndarray
     """``(6,)`` float32 mouth shape that this mouth already has; drawing it changes nothing."""
 
-    @property
+    @cached_property
     def gap(self) -> float:
         """Largest distance between the lips in pixels."""
         return float((self.lower - self.upper).max())
@@ -80,7 +81,7 @@ class Lips:
         first, last = ((self.upper[i] + self.lower[i]) / 2 for i in ends)
         return float(last - first) / max(ends[1] - ends[0], 1)
 
-    @property
+    @cached_property
     def chin(self) -> float:
         """y of the lower edge of the chin."""
         return self.centre[1] + float(np.interp(np.pi / 2, ANGLES, self.edge))
