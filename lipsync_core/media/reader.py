@@ -166,8 +166,8 @@ class Reader:
         cursor = _Cursor(self, session)
         steps = np.fromiter(schedule, np.int64)
         try:
-            for index, again in zip(steps.tolist(), _coming_again(steps, cursor.room), strict=True):
-                yield cursor.get(index, again)
+            for index, again in zip(steps, _coming_again(steps, cursor.room), strict=True):
+                yield cursor.get(int(index), int(again))
         finally:
             cursor.session.close()
 
@@ -372,14 +372,14 @@ class _Cursor:
         return max(area * (4 if kind.is_rgb or kind.alpha else 3 if not kind.log2_x else 2), 1)
 
 
-def _coming_again(steps: np.ndarray, room: int) -> list[int]:
+def _coming_again(steps: np.ndarray, room: int) -> np.ndarray:
     """For each of ``steps`` the lowest number that is passed once more, backwards, right after the next turn.
 
     At most ``room`` numbers below the turn; one that no picture has where there is no turn to come.
     """
     again = np.full(len(steps), np.iinfo(np.int64).max)
     if not len(steps):
-        return []
+        return again
     starts = np.append(0, np.flatnonzero(np.diff(steps)) + 1)
     values = steps[starts]
     change = np.diff(values)
@@ -390,7 +390,7 @@ def _coming_again(steps: np.ndarray, room: int) -> list[int]:
     next_turn = np.searchsorted(starts[turns + 1] - 1, np.arange(len(steps)))
     ahead = next_turn < len(turns)
     again[ahead] = lowest[next_turn[ahead]]
-    return again.tolist()
+    return again
 
 
 def prefetch(
