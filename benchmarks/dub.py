@@ -5,7 +5,7 @@ its own with an empty cache, and prints frames per second of wall-clock time, CP
 video, and the process's peak resident memory. A second run on the same clip follows, with the cache, unless `--once`.
 
 Before each run the same clip is decoded once and encoded with x264's preset veryfast, with nothing in between: `plain`
-is what share of that speed the dub has. It hardly hangs on the machine, nor on the hour where cores are shared.
+is what share of that speed the dub has. Where cores are shared it hangs less on the hour than frames per second do.
 """
 
 import json

@@ -43,7 +43,7 @@ def give_back() -> None:
     """Hands the system the memory that is free between blocks in use; does nothing where the C library cannot.
 
     Pictures of some megabytes, made in one thread and freed in another, leave holes that glibc keeps: 130 MB
-    after a minute of 1080p. Takes 10 ms on average, 20 at most.
+    after a minute of 1080p. Takes 2 to 20 ms.
     """
     if (trim := _trim()) is not None:
         trim(0)

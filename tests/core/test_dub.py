@@ -309,6 +309,13 @@ def test_cancel_is_heard_while_a_long_voice_is_opened(tmp_path, portrait):
     assert asked == ["voices"] * 3
 
 
+def test_a_draft_is_encoded_in_a_hurry(tmp_path, portrait):
+    voice = speech(tmp_path / "v.wav", 0.4)
+    (result,) = run(still(tmp_path, portrait), voice, tmp_path / "o.mp4")
+    # x264 writes its settings into what it makes; 2 is its preset's for everything else.
+    assert b"subme=1 " in result.output.read_bytes()
+
+
 @pytest.mark.parametrize("tagged", [True, False])
 def test_the_output_says_that_its_mouth_is_generated(tmp_path, portrait, tagged):
     picture = still(tmp_path, portrait)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from ...faces.align import resampled
+from ...faces.flow import unit_of
 from ...types import Picture
 from .adapt import PATCH_BOX
 from .measure import VIEW, VIEW_BOX, Gauge, pose_of
@@ -48,7 +49,7 @@ class DraftStudy:
     def see(self, picture: Picture, points: np.ndarray) -> None:
         """Measures one frame and keeps its lower face for now. ``points``: ``(5, 2)``."""
         points = np.asarray(points, np.float32)
-        unit = int(np.clip(round(_unit_of(points)), 16, _LARGEST_UNIT))
+        unit = int(np.clip(round(unit_of(points)), 16, _LARGEST_UNIT))
         if unit > _GROWN * self._unit:
             self._begin(unit)
         patch = _cut(picture, points, self._unit)
@@ -206,10 +207,6 @@ def view_of(patch: np.ndarray, unit: int) -> np.ndarray:
         (VIEW[1], VIEW[0]),
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
-
-
-def _unit_of(points: np.ndarray) -> float:
-    return float(np.hypot(*(points[3:].mean(0) - points[:2].mean(0))))
 
 
 def _cut(picture: Picture, points: np.ndarray, unit: int) -> np.ndarray:

@@ -121,7 +121,7 @@ def ease(value: float) -> float:
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """As ``np.median(values, axis=0)`` of finite ones, which takes 50 us for what is done in 10."""
+    """As ``np.median(values, axis=0)`` of finite ones, which takes some 20 us longer, a dozen times a mouth."""
     half, odd = divmod(len(values), 2)
     if odd:
         return np.partition(values, half, axis=0)[half]
@@ -130,7 +130,7 @@ def _median(values: np.ndarray) -> np.ndarray:
 
 
 def _quantile(values: np.ndarray, share: float) -> float:
-    """As ``np.quantile(values, share)`` of finite ones, which takes ten times as long."""
+    """As ``np.quantile(values, share)`` of finite ones, which takes some 50 us longer."""
     place = share * (len(values) - 1)
     low = int(place)
     high = min(low + 1, len(values) - 1)

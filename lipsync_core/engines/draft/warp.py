@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from ...faces.align import whole_levels
 from .cavity import Cavity, seal
 from .lips import ANGLES, OPEN_GAIN, Lips, ease, smooth_step
 
@@ -307,9 +308,7 @@ class Bend:
     def put(self, crop: np.ndarray, region: np.ndarray) -> np.ndarray:
         """A copy of ``crop`` with the region in its place."""
         out = crop.copy()
-        out[self.y0 : self.y1, self.x0 : self.x1] = cv2.addWeighted(
-            region, 1, region, 0, 0, dtype=cv2.CV_8U
-        )
+        out[self.y0 : self.y1, self.x0 : self.x1] = whole_levels(region)
         return out
 
 

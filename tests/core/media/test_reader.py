@@ -97,7 +97,7 @@ def test_bounce_keeps_identity_with_little_memory(tmp_path, media, monkeypatch, 
 @pytest.mark.parametrize(
     ("schedule", "decoded"),
     [
-        # One second more of voice than of picture: the last pictures once more, from memory.
+        # A little more of voice than of picture: the last pictures once more, from memory.
         ([*range(60), *range(58, 50, -1)], 60),
         # Slowed down to half, every picture twice.
         ([n // 2 for n in [*range(120), *range(117, 103, -1)]], 60),
